@@ -1,0 +1,639 @@
+"""
+The model of the pillar: everything the formula's templates need, validated and complete.
+
+:func:`model`, :func:`hashes` and :func:`records` are functions of their arguments. The functions
+for the command line (:func:`lint`, :func:`dns`, :func:`zone`) read the pillar and the machine and
+call them.
+"""
+
+import base64
+import difflib
+import hashlib
+import hmac
+import ipaddress
+import os
+import re
+import time
+
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+__virtualname__ = "mailsrv"
+
+KEY_LENGTH = 32
+TTL = 3600
+
+# RFC 1035, section 2.3.1 and RFC 1123, section 2.1: letters, digits and inner hyphens.
+LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+
+# What RFC 5321 allows in a local part, less what a table of smtpd(8) or a path would read as its own
+# (# : , / % and quotes), and less "+", which separates a subaddress.
+LOCAL_PART = re.compile(r"[a-z0-9_=~^-]+(?:\.[a-z0-9_=~^-]+)*")
+
+SEED_KEYS = ("salt", "domains", "accounts")
+KEYS = {
+    "mailsrv": ("hostname", *SEED_KEYS, "tls", "dkim", "passwords"),
+    "tls": ("cert", "key"),
+    "dkim": ("signer", "selector", "bits", "archive"),
+    "archive": ("source", "source_hash"),
+    "passwords": ("rounds",),
+    "account": ("address", "password", "hash"),
+}
+SIGNERS = ("dkimproxy", "dkimsign")
+
+
+def __virtual__():
+    # Always there: a template that misses it could only say "no attribute 'mailsrv.model'".
+    return __virtualname__
+
+
+def facts():
+    """
+    What the formula knows by itself: ``defaults.yaml`` with this system's part of ``osmap.yaml``.
+
+    Returns a dictionary. Raises ``CommandExecutionError`` on a system that is not in the map.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call mailsrv.facts
+    """
+    defaults, osmap = (
+        __salt__["slsutil.renderer"](f"salt://mailsrv/{name}.yaml", default_renderer="yaml")
+        for name in ("defaults", "osmap")
+    )
+    family = __grains__["os_family"]
+    if family not in osmap:
+        raise CommandExecutionError(
+            f"mailsrv: this formula knows {' and '.join(sorted(osmap))}, not {family}"
+        )
+    return __salt__["slsutil.merge"](defaults, osmap[family])
+
+
+def model(pillar, fqdn, facts):
+    """
+    Validate and complete the pillar.
+
+    pillar
+        The whole pillar, a dictionary.
+
+    fqdn
+        The machine's own name, as the grain of this name gives it.
+
+    facts
+        What :func:`facts` returns.
+
+    Returns a dictionary without any secret. Raises ``SaltInvocationError`` with every fault of the
+    pillar, one sentence a line.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call mailsrv.lint
+    """
+    result, faults = _read(pillar, fqdn, facts)
+    if faults:
+        raise SaltInvocationError("the pillar is not valid:\n" + "\n".join(faults))
+    return result
+
+
+def hashes(pillar, key_file, standing, rounds):
+    """
+    The crypt(3) hash of every account, made anew only where the password, the ``salt`` of the
+    pillar or the rounds changed.
+
+    The salt of a hash is derived from the key, the address and the password, so a hash with this
+    very salt in one of the standing files is known to be the hash of this password, at the cost of
+    one HMAC. Without the key the salt tells nothing about the password.
+
+    pillar
+        The whole pillar, valid for :func:`model`.
+
+    key_file
+        File of 32 random bytes that never leave the minion.
+
+    standing
+        Files that hold the hashes of an earlier run: those of both daemons.
+
+    rounds
+        Cost of a new hash.
+
+    Returns a dictionary of hashes by address, in the order of the pillar.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call state.apply mailsrv.dovecot test=True
+    """
+    settings = _settings(pillar, [])
+    key = _password_key(key_file) + str(settings.get("salt", "")).encode()
+    stand = _standing(standing)
+    # Two templates ask in one run; the second one finds what the first one hashed.
+    fresh = __context__.setdefault("mailsrv.hashes", {})
+    result = {}
+    for account in _accounts(settings, [], []):
+        address, secret = account["address"], account["secret"]
+        if "hash" in secret:
+            result[address] = secret["hash"]
+            continue
+        mac = hmac.new(key, f"{address}\0{secret['password']}".encode(), hashlib.sha256).digest()
+        salt = base64.b64encode(mac[:12], altchars=b"./").decode("ascii")
+        cost = "" if rounds == 5000 else f"rounds={rounds}$"
+        prefix = f"$6${cost}{salt}$"
+        if not stand.get(address, "").startswith(prefix):
+            if prefix not in fresh:
+                fresh[prefix] = __salt__["password.hash"](secret["password"], salt, rounds)
+            result[address] = fresh[prefix]
+        else:
+            result[address] = stand[address]
+    return result
+
+
+def records(model, public_keys, addresses):
+    """
+    The DNS records that the model's domains need.
+
+    model
+        What :func:`model` returns.
+
+    public_keys
+        The public DKIM keys by domain, base64.
+
+    addresses
+        The IPv4 and IPv6 addresses of the mail host, text.
+
+    Returns a list of records by domain, each ``{"name", "type", "value"}``: the name absolute with
+    its dot, the value as in a zone file but for TXT, which is one string without quotes.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call mailsrv.dns
+    """
+    hostname, selector = model["hostname"], model["dkim"]["selector"]
+    zone_of_host = max(
+        (domain for domain in model["domains"] if hostname.endswith(f".{domain}")),
+        key=len,
+        default=None,
+    )
+    result = {}
+    for domain in model["domains"]:
+        result[domain] = [
+            _record(domain, "MX", f"10 {hostname}."),
+            _record(domain, "TXT", "v=spf1 mx -all"),
+            _record(
+                f"{selector}._domainkey.{domain}", "TXT", __salt__["dkim.txt"](public_keys[domain])
+            ),
+            _record(f"_dmarc.{domain}", "TXT", "v=DMARC1; p=quarantine"),
+        ]
+        if domain == zone_of_host:
+            for address in addresses:
+                kind = "A" if ipaddress.ip_address(address).version == 4 else "AAAA"
+                result[domain].append(_record(hostname, kind, address))
+            result[domain].append(_record(hostname, "TXT", "v=spf1 a -all"))
+    return result
+
+
+def version(package):
+    """
+    The version of the software in a package, as numbers that compare.
+
+    package
+        Name of the package: the installed version counts, where there is none the one that would be
+        installed, as on the first run in test mode.
+
+    Returns a list of numbers, e.g. ``[2, 3, 19, 1]``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call mailsrv.version dovecot-core
+    """
+    text = __salt__["pkg.version"](package) or __salt__["pkg.latest_version"](
+        package, refresh=False
+    )
+    match = re.match(r"(?:\d+:)?(\d+(?:\.\d+)*)", text)
+    if not match:
+        raise CommandExecutionError(f"no version of the package {package} can be found")
+    return [int(number) for number in match[1].split(".")]
+
+
+def lint():
+    """
+    Every fault of the pillar at once.
+
+    Returns a list of sentences, each with the key, the value (never a secret) and the cure; empty
+    where the pillar is valid. The exit status is 1 where there are faults.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call mailsrv.lint
+    """
+    faults = _read(__pillar__, __grains__["fqdn"], facts())[1]
+    if faults:
+        __context__["retcode"] = 1
+    return faults
+
+
+def dns(domain=None):
+    """
+    The DNS records to publish, as data.
+
+    domain
+        One of the pillar's domains. Absent: all of them.
+
+    Returns a list of records by domain, as :func:`records` does.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call mailsrv.dns
+        salt-call mailsrv.dns example.com --out=json
+    """
+    here = model(__pillar__, __grains__["fqdn"], facts())
+    if domain is not None and domain not in here["domains"]:
+        raise SaltInvocationError(
+            f"mailsrv.dns: {domain!r} is not one of the pillar's domains: "
+            f"{', '.join(here['domains'])}"
+        )
+    result = records(here, _public_keys(here), _addresses())
+    return result if domain is None else {domain: result[domain]}
+
+
+def zone(domain):
+    """
+    The records of one domain as a zone file that BIND and NSD load.
+
+    domain
+        One of the pillar's domains.
+
+    Returns the text of the zone file. SOA and NS name the mail host; put your name servers there.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call mailsrv.zone example.com --out=newline_values_only
+    """
+    entries = dns(domain)[domain]
+    hostname = entries[0]["value"].split()[1]
+    lines = [
+        f"$ORIGIN {domain}.",
+        f"$TTL {TTL}",
+        "; SOA and NS: put your own name servers here",
+        f"@\tIN\tSOA\t{hostname} hostmaster.{domain}. ( "
+        f"{time.strftime('%Y%m%d%H', time.gmtime())} 3600 900 1209600 300 )",
+        f"@\tIN\tNS\t{hostname}",
+    ]
+    for entry in entries:
+        value = _strings(entry["value"]) if entry["type"] == "TXT" else entry["value"]
+        lines.append(f"{entry['name']}\tIN\t{entry['type']}\t{value}")
+    return "\n".join(lines) + "\n"
+
+
+# Reading the pillar: each function takes what stands there, appends a sentence to `faults` for
+# everything that cannot be used, and returns what can.
+
+
+def _read(pillar, fqdn, facts):
+    faults, notes = [], []
+    settings = _settings(pillar, faults)
+    if "salt" in settings and not isinstance(settings["salt"], str):
+        faults.append("salt: must be text; quote it")
+    domains = _domains(settings, faults)
+    accounts = _accounts(settings, domains, faults)
+    hostname = _hostname(settings, fqdn, domains, faults, notes)
+    return {
+        "hostname": hostname,
+        "domains": domains,
+        "accounts": [{"address": account["address"]} for account in accounts],
+        "tls": _tls(settings, hostname, facts, faults),
+        "dkim": _dkim(settings, domains, facts, faults),
+        "passwords": _passwords(settings, facts, faults),
+        "notes": notes,
+    }, faults
+
+
+def _settings(pillar, faults):
+    settings = dict(_section(pillar, "mailsrv", "mailsrv", faults))
+    for key in SEED_KEYS:
+        if key in pillar and key in settings:
+            faults.append(f"{key}: stands at the top and under mailsrv:; remove one of them")
+        if key in pillar:
+            settings[key] = pillar[key]
+    return settings
+
+
+def _section(parent, name, path, faults):
+    """The mapping `parent[name]`, its keys checked; empty where it is absent or unusable."""
+    section = parent.get(name)
+    if section is None:
+        return {}
+    if not isinstance(section, dict):
+        faults.append(f"{path}: must hold keys and values, not {_kind(section)}")
+        return {}
+    _unknown_keys(section, KEYS[name], f"{path}:", faults)
+    return section
+
+
+def _unknown_keys(section, known, path, faults):
+    for key in section:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            cure = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+            faults.append(f"{path}{_show(key)}: no such key; {cure}")
+
+
+def _domains(settings, faults):
+    domains = []
+    listed = settings.get("domains")
+    if not isinstance(listed, list) or not listed:
+        faults.append("domains: list at least one domain, e.g. domains: [example.com]")
+        return domains
+    for index, name in enumerate(listed):
+        domain = _domain(name)
+        if domain is None:
+            faults.append(
+                f"domains[{index}]: {_show(name)} is not a domain; write it like example.com"
+            )
+        elif domain in domains:
+            faults.append(f"domains[{index}]: {domain} is listed twice; remove one of them")
+        else:
+            domains.append(domain)
+    return domains
+
+
+def _accounts(settings, domains, faults):
+    accounts, seen = [], set()
+    listed = settings.get("accounts") or []
+    if not isinstance(listed, list):
+        faults.append(f"accounts: must be a list, not {_kind(listed)}")
+        return accounts
+    for index, entry in enumerate(listed):
+        path = f"accounts[{index}]"
+        if isinstance(entry, list):
+            if len(entry) != 2:
+                faults.append(f"{path}: must be [address, password], two values")
+                continue
+            entry = {"address": entry[0], "password": entry[1]}
+        if not isinstance(entry, dict):
+            faults.append(f"{path}: must be [address, password] or keys and values")
+            continue
+        _unknown_keys(entry, KEYS["account"], f"{path}:", faults)
+        address = _address(entry.get("address"))
+        if address is None:
+            faults.append(
+                f"{path}: {_show(entry.get('address'))} is not an address for an account; "
+                "write it like user@example.com, with letters, digits and . _ - = ~ ^"
+            )
+            continue
+        path = f"{path} ({address})"
+        if domains and address.partition("@")[2] not in domains:
+            faults.append(f"{path}: its domain is not in domains; add it there")
+        if address in seen:
+            faults.append(f"{path}: this account is listed twice; remove one of them")
+        seen.add(address)
+        accounts.append({"address": address, "secret": _secret(entry, path, faults)})
+    return accounts
+
+
+def _secret(entry, path, faults):
+    if ("password" in entry) == ("hash" in entry):
+        faults.append(f"{path}: give either a password or a hash")
+        return {}
+    if "hash" in entry:
+        fault = __salt__["password.lint"](entry["hash"])
+        if fault:
+            faults.append(f"{path}: hash: {fault}")
+        return {"hash": entry["hash"]}
+    password = entry["password"]
+    if not isinstance(password, str):
+        faults.append(f"{path}: password: YAML reads this one as {_kind(password)}; quote it")
+    elif not password:
+        faults.append(f"{path}: password: is empty; give one, or a hash")
+    elif not password.isprintable():
+        faults.append(f"{path}: password: holds a control character; remove it")
+    elif len(password.encode()) > 512:
+        faults.append(f"{path}: password: is longer than the 512 bytes crypt(3) takes; shorten it")
+    return {"password": password}
+
+
+def _hostname(settings, fqdn, domains, faults, notes):
+    name = settings.get("hostname")
+    if name is None:
+        hostname = _domain(fqdn)
+        if hostname and hostname not in domains and not hostname.endswith(".localdomain"):
+            return hostname
+        hostname = f"mail.{domains[0]}" if domains else ""
+        notes.append(
+            f"this machine's own name, {fqdn}, cannot be the mail server's: it is called {hostname}. "
+            "Set mailsrv:hostname for another name."
+        )
+        return hostname
+    hostname = _domain(name)
+    if hostname is None:
+        faults.append(
+            f"mailsrv:hostname: {_show(name)} is not a host name; write it like mail.example.com"
+        )
+    elif hostname in domains:
+        # Mail to root@hostname is for a user of this machine, mail to root@domain for an account.
+        faults.append(
+            f"mailsrv:hostname: {hostname} is a mail domain too; name the host mail.{hostname}"
+        )
+    return hostname or ""
+
+
+def _tls(settings, hostname, facts, faults):
+    given = _section(settings, "tls", "mailsrv:tls", faults)
+    directory = facts["tls"]["directory"]
+    result = {"sources": {}, "self_signed": not given}
+    for key, suffix in (("cert", "crt"), ("key", "key")):
+        path = given.get(key)
+        result[key] = f"{directory}/{hostname}.{suffix}"
+        if path is None:
+            if given:
+                faults.append(f"mailsrv:tls:{key}: is missing; name both cert and key")
+        elif not isinstance(path, str) or not re.fullmatch(r"(salt:/)?/[\w./@+-]+", path):
+            faults.append(
+                f"mailsrv:tls:{key}: {_show(path)} is not a path; write it like /etc/ssl/mail.pem "
+                "or salt://mail.pem, without blanks"
+            )
+        elif path.startswith("salt://"):
+            result["sources"][key] = path
+        else:
+            result[key] = path
+    return result
+
+
+def _dkim(settings, domains, facts, faults):
+    given = _section(settings, "dkim", "mailsrv:dkim", faults)
+    dkim = {**facts["dkim"], **{key: given[key] for key in ("signer", "selector", "bits") if key in given}}
+    if dkim["signer"] not in SIGNERS:
+        faults.append(
+            f"mailsrv:dkim:signer: {_show(dkim['signer'])} is none; choose {' or '.join(SIGNERS)}"
+        )
+    selector = dkim["selector"]
+    if not isinstance(selector, str) or not all(map(LABEL.fullmatch, selector.split("."))):
+        faults.append(
+            f"mailsrv:dkim:selector: {_show(selector)} is not a selector; "
+            "use a-z, 0-9 and inner hyphens"
+        )
+    if dkim["bits"] not in (1024, 2048, 3072, 4096) or isinstance(dkim["bits"], bool):
+        faults.append(
+            f"mailsrv:dkim:bits: {_show(dkim['bits'])} is none; choose 1024, 2048, 3072 or 4096"
+        )
+    archive = {**facts["dkim"]["archive"], **_section(given, "archive", "mailsrv:dkim:archive", faults)}
+    for key, value in archive.items():
+        if not isinstance(value, str) or not re.fullmatch(r"[\w.:/@+=~%-]+", value):
+            faults.append(f"mailsrv:dkim:archive:{key}: {_show(value)} is not usable; quote plain text")
+    if "archive" in given and "source_hash" not in (given["archive"] or {}):
+        faults.append("mailsrv:dkim:archive:source_hash: is missing; give the archive's SHA-256")
+    return {**dkim, "archive": archive, "keys": _keys(dkim, domains, facts)}
+
+
+def _keys(dkim, domains, facts):
+    """
+    One key per domain; one for all with dkimsign, which holds a single key per process.
+
+    Whoever changes the signer keeps the keys, and with them the DNS records: the shared key is
+    adopted by each domain, the first domain's key by all of them.
+    """
+    directory, selector = facts["dkim"]["directory"], dkim["selector"]
+    shared = f"{directory}/{selector}.private"
+    own = {domain: f"{directory}/{domain}/{selector}.private" for domain in domains}
+    seed = {
+        domain: [path.format(domain=domain)] if selector == facts["dkim"]["seed_selector"] else []
+        for domain in domains
+        for path in (facts["dkim"]["seed_key"],)
+    }
+    if dkim["signer"] == "dkimsign":
+        keys = [(domains, shared, [own[domain] for domain in domains[:1]] + seed.get(domains[0], []))] if domains else []
+    else:
+        keys = [([domain], own[domain], [*seed[domain], shared]) for domain in domains]
+    return [
+        {
+            "domains": names,
+            "private": private,
+            "public": private.removesuffix("private") + "public",
+            "adopt": adopt,
+        }
+        for names, private, adopt in keys
+    ]
+
+
+def _passwords(settings, facts, faults):
+    passwords = {
+        **facts["passwords"],
+        **_section(settings, "passwords", "mailsrv:passwords", faults),
+    }
+    rounds = passwords["rounds"]
+    if isinstance(rounds, bool) or not isinstance(rounds, int) or not 1000 <= rounds <= 1_000_000:
+        faults.append(
+            f"mailsrv:passwords:rounds: {_show(rounds)} is none; choose a number from 1000 to 1000000"
+        )
+    return passwords
+
+
+def _domain(name):
+    """The domain in lower case, or None where the name is none."""
+    if not isinstance(name, str) or len(name) > 253:
+        return None
+    labels = name.lower().split(".")
+    if len(labels) < 2 or not all(map(LABEL.fullmatch, labels)) or labels[-1].isdigit():
+        return None
+    return ".".join(labels)
+
+
+def _address(text):
+    """The address in lower case, or None where the text is none."""
+    if not isinstance(text, str):
+        return None
+    local, _, domain = text.rpartition("@")
+    local, domain = local.lower(), _domain(domain)
+    if domain is None or len(local) > 64 or not LOCAL_PART.fullmatch(local):
+        return None
+    return f"{local}@{domain}"
+
+
+def _show(value):
+    text = value if isinstance(value, str) else repr(value)
+    return ascii(text if len(text) <= 80 else text[:77] + "...")
+
+
+def _kind(value):
+    if value is None:
+        return "nothing"
+    names = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list"}
+    return names.get(type(value), "keys and values" if isinstance(value, dict) else "a date")
+
+
+# The machine
+
+
+def _password_key(path):
+    try:
+        with open(path, "rb") as file:
+            key = file.read()
+    except FileNotFoundError:
+        if not __opts__["test"]:
+            raise CommandExecutionError(
+                f"{path} is missing; the state mailsrv.genkeys makes it"
+            ) from None
+        return os.urandom(KEY_LENGTH)  # nothing is written in test mode
+    if len(key) != KEY_LENGTH:
+        raise CommandExecutionError(
+            f"{path} must hold {KEY_LENGTH} bytes, not {len(key)}; "
+            "remove it and run again: every password is hashed anew"
+        )
+    return key
+
+
+def _standing(paths):
+    line = re.compile(r"([^\s:]+)[\s:]+(?:\{SHA512-CRYPT\})?(\$6\$[^\s:]+)")
+    result = {}
+    for path in paths:
+        if os.path.exists(path):
+            with open(path, encoding="utf-8") as file:
+                result.update(match.groups() for match in map(line.match, file) if match)
+    return result
+
+
+def _public_keys(here):
+    result = {}
+    for key in here["dkim"]["keys"]:
+        try:
+            with open(key["private"], encoding="ascii") as file:
+                public = __salt__["dkim.public_key"](file.read())
+        except FileNotFoundError:
+            raise CommandExecutionError(
+                f"{key['private']} is not there yet; salt-call state.apply mailsrv.genkeys makes it"
+            ) from None
+        result.update(dict.fromkeys(key["domains"], public))
+    return result
+
+
+def _addresses():
+    """The machine's addresses as the world may see them: global ones, else private ones."""
+    found = [
+        ipaddress.ip_address(address) for address in (*__grains__["ipv4"], *__grains__["ipv6"])
+    ]
+    found = [address for address in found if not address.is_loopback and not address.is_link_local]
+    chosen = [address for address in found if address.is_global] or found
+    return [str(address) for address in chosen]
+
+
+def _record(name, kind, value):
+    return {"name": f"{name}.", "type": kind, "value": value}
+
+
+def _strings(value):
+    """A TXT value as quoted strings of at most 255 octets (RFC 1035, section 3.3.14)."""
+    strings = [value[i : i + 255] for i in range(0, len(value), 255)]
+    return "( {} )".format(" ".join(f'"{string}"' for string in strings))

@@ -1,0 +1,16 @@
+{%- from "mailsrv/map.jinja" import os with context %}
+{#- The filter is started by smtpd(8) and configured in smtpd.conf: mailsrv/opensmtpd. #}
+
+mailsrv-dkimsign-packages:
+  pkg.installed:
+    - pkgs: {{ os.dkimsign.packages | json }}
+
+mailsrv-signer-user:
+  user.present:
+    - name: {{ os.dkimsign.user }}
+    - system: True
+    - home: /nonexistent
+    - createhome: False
+    - shell: {{ os.vmail.shell }}
+    - require:
+      - pkg: mailsrv-dkimsign-packages

@@ -1,0 +1,74 @@
+{%- from "mailsrv/map.jinja" import mailsrv, os with context %}
+include:
+  - mailsrv.tls
+  - mailsrv.genkeys
+  - mailsrv.opensmtpd
+
+mailsrv-dovecot-packages:
+  pkg.installed:
+    - pkgs: {{ os.dovecot.packages | json }}
+
+mailsrv-vmail:
+  user.present:
+    - name: vmail
+    - system: True
+    - home: {{ os.vmail.home }}
+    - createhome: False
+    - shell: {{ os.vmail.shell }}
+  file.directory:
+    - name: {{ os.vmail.home }}
+    - user: vmail
+    - group: vmail
+    - mode: "0700"
+    - require:
+      - user: mailsrv-vmail
+
+mailsrv-dovecot-passwd:
+  file.managed:
+    - name: {{ os.dovecot.directory }}/dovecot-passwd
+    - source: salt://mailsrv/dovecot/dovecot-passwd
+    - template: jinja
+    - group: dovecot
+    - mode: "0640"
+    - show_changes: False
+    - require:
+      - pkg: mailsrv-dovecot-packages
+      - cmd: mailsrv-genkeys-password-key
+
+mailsrv-dovecot-config:
+  file.managed:
+    - name: {{ os.dovecot.directory }}/dovecot.conf
+    - source: salt://mailsrv/dovecot/dovecot.conf
+    - template: jinja
+    - mode: "0644"
+    - check_cmd: doveconf -x -n >/dev/null -c
+    - require:
+      - pkg: mailsrv-dovecot-packages
+      - file: mailsrv-dovecot-passwd
+      - pkg: mailsrv-opensmtpd-packages  # the group of the LMTP socket
+      - sls: mailsrv.tls
+
+{%- if os.dovecot.init_defaults and grains["init"] != "systemd" %}
+
+# Dovecot keeps the standard error of the script that starts it, and Salt waits until all have let
+# go of it: salt-call hung here for ever.
+mailsrv-dovecot-init-defaults:
+  file.append:
+    - name: {{ os.dovecot.init_defaults }}
+    - text: exec 2>/dev/null
+    - require:
+      - pkg: mailsrv-dovecot-packages
+    - require_in:
+      - service: mailsrv-dovecot-service
+{%- endif %}
+
+mailsrv-dovecot-service:
+  service.running:
+    - name: {{ os.dovecot.service }}
+    - enable: True
+    - reload: True
+    - require:
+      - file: mailsrv-vmail
+    - watch:
+      - file: mailsrv-dovecot-config
+      - sls: mailsrv.tls

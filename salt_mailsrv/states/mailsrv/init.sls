@@ -1,0 +1,13 @@
+{%- from "mailsrv/map.jinja" import mailsrv with context %}
+include:
+  - mailsrv.tls
+  - mailsrv.genkeys
+  - mailsrv.{{ mailsrv.dkim.signer }}
+  - mailsrv.dovecot
+  - mailsrv.opensmtpd
+{%- for note in mailsrv.notes %}
+
+mailsrv-note-{{ loop.index }}:
+  test.show_notification:
+    - text: {{ note | yaml_dquote }}
+{%- endfor %}

@@ -1,0 +1,103 @@
+{%- from "mailsrv/map.jinja" import mailsrv, os with context %}
+include:
+  - mailsrv.tls
+  - mailsrv.genkeys
+  - mailsrv.dovecot
+
+{%- for mta in os.stock_mtas %}
+
+mailsrv-stock-mta-{{ mta }}:
+  service.dead:
+    - name: {{ mta }}
+    - enable: False
+    - require_in:
+      - pkg: mailsrv-opensmtpd-packages
+{%- endfor %}
+
+{%- if salt["mailsrv.version"](os.opensmtpd.packages[0]) < [7, 3] %}
+{%- if grains["os"] != "Debian" %}
+{{- raise("mailsrv: OpenSMTPD before 7.3 cannot speak TLS with OpenSSL 3; install 7.3 or later first") }}
+{%- endif %}
+
+# OpenSMTPD 6.8 of Debian 12 fails every TLS handshake with OpenSSL 3: "rsa routines::missing
+# private key". Debian's own backports have a version that does not.
+mailsrv-opensmtpd-backports:
+  file.managed:
+    - name: /etc/apt/sources.list.d/mailsrv-backports.sources
+    - contents: |
+        Types: deb
+        URIs: http://deb.debian.org/debian
+        Suites: {{ grains["oscodename"] }}-backports
+        Components: main
+        Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+
+mailsrv-opensmtpd-packages:
+  pkg.latest:
+    - pkgs: {{ os.opensmtpd.packages | json }}
+    - fromrepo: {{ grains["oscodename"] }}-backports
+    - refresh: True
+    - require:
+      - file: mailsrv-opensmtpd-backports
+{%- else %}
+
+mailsrv-opensmtpd-packages:
+  pkg.installed:
+    - pkgs: {{ os.opensmtpd.packages | json }}
+{%- endif %}
+
+mailsrv-opensmtpd-mailname:
+  file.managed:
+    - name: {{ os.opensmtpd.mailname }}
+    - contents: {{ mailsrv.hostname }}
+    - require:
+      - pkg: mailsrv-opensmtpd-packages
+{%- for table in ("vdomains", "recipients", "virtuals", "senders", "credentials") %}
+
+mailsrv-opensmtpd-{{ table }}:
+  file.managed:
+    - name: {{ os.directory }}/{{ table }}
+    - source: salt://mailsrv/opensmtpd/{{ table }}
+    - template: jinja
+    - group: {{ os.opensmtpd.group }}
+    - mode: "0640"
+    {%- if table == "credentials" %}
+    - show_changes: False
+    {%- endif %}
+    - require:
+      - pkg: mailsrv-opensmtpd-packages
+      - cmd: mailsrv-genkeys-password-key
+    - require_in:
+      - file: mailsrv-opensmtpd-config
+  cmd.run:
+    - name: smtpctl update table {{ table }}
+    - onchanges:
+      - file: mailsrv-opensmtpd-{{ table }}
+    - require:
+      - service: mailsrv-opensmtpd-service
+{%- endfor %}
+
+mailsrv-opensmtpd-config:
+  file.managed:
+    - name: {{ os.opensmtpd.config }}
+    - source: salt://mailsrv/opensmtpd/smtpd.conf
+    - template: jinja
+    - mode: "0644"
+    - check_cmd: smtpd -n -f
+    - require:
+      - sls: mailsrv.tls
+      - sls: mailsrv.genkeys
+      - file: mailsrv-opensmtpd-mailname
+
+mailsrv-opensmtpd-service:
+  service.running:
+    - name: {{ os.opensmtpd.service }}
+    - enable: True
+    {%- if grains["init"] != "systemd" %}
+    - sig: {{ os.opensmtpd.program }}  # Debian's init script says 0, running, for every status
+    {%- endif %}
+    - require:
+      - service: mailsrv-dovecot-service
+    - watch:
+      - file: mailsrv-opensmtpd-config
+      - file: mailsrv-opensmtpd-mailname
+      - sls: mailsrv.tls

@@ -1,0 +1,1 @@
+"""Salt extension: a mail server from one pillar (OpenSMTPD, Dovecot, DKIM)."""
