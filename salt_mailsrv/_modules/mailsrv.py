@@ -267,35 +267,46 @@ def dns(domain=None):
     return result if domain is None else {domain: result[domain]}
 
 
-def zone(domain):
+def zone(domain=None):
     """
-    The records of one domain as a zone file that BIND and NSD load.
+    The records of a domain as a zone file that BIND and NSD load.
 
     domain
-        One of the pillar's domains.
+        One of the pillar's domains. Absent: all of them, one zone file after the other.
 
-    Returns the text of the zone file. SOA and NS name the mail host; put your name servers there.
+    Returns the text. SOA and NS name the mail host; put your own name servers there.
 
     CLI Example:
 
     .. code-block:: bash
 
-        salt-call mailsrv.zone example.com --out=newline_values_only
+        salt-call mailsrv.zone example.com
+        salt-call mailsrv.zone example.com --out=txt | cut -c8- > example.com.zone
     """
-    entries = dns(domain)[domain]
-    hostname = entries[0]["value"].split()[1]
-    lines = [
-        f"$ORIGIN {domain}.",
-        f"$TTL {TTL}",
-        "; SOA and NS: put your own name servers here",
-        f"@\tIN\tSOA\t{hostname} hostmaster.{domain}. ( "
-        f"{time.strftime('%Y%m%d%H', time.gmtime())} 3600 900 1209600 300 )",
-        f"@\tIN\tNS\t{hostname}",
-    ]
-    for entry in entries:
-        value = _strings(entry["value"]) if entry["type"] == "TXT" else entry["value"]
-        lines.append(f"{entry['name']}\tIN\t{entry['type']}\t{value}")
-    return "\n".join(lines) + "\n"
+    return "\n".join(_zone(name, entries) for name, entries in dns(domain).items())
+
+
+def client():
+    """
+    What a person types into a mail client.
+
+    Returns a dictionary of sentences.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call mailsrv.client
+    """
+    here = model(__pillar__, __grains__["fqdn"], facts())
+    hostname = here["hostname"]
+    return {
+        "incoming mail": f"IMAP, {hostname}, port 993, TLS (or 143, STARTTLS)",
+        "incoming mail, POP3": f"POP3, {hostname}, port 995, TLS (or 110, STARTTLS)",
+        "outgoing mail": f"SMTP, {hostname}, port 465, TLS (or 587, STARTTLS), with password",
+        "user name": "the whole address",
+        **{f"note {number}": note for number, note in enumerate(here["notes"], 1)},
+    }
 
 
 # Reading the pillar: each function takes what stands there, appends a sentence to `faults` for
@@ -631,6 +642,22 @@ def _addresses():
 
 def _record(name, kind, value):
     return {"name": f"{name}.", "type": kind, "value": value}
+
+
+def _zone(domain, entries):
+    mx = next(entry["value"].split()[1] for entry in entries if entry["type"] == "MX")
+    serial = time.strftime("%Y%m%d%H", time.gmtime())
+    lines = [
+        f"$ORIGIN {domain}.",
+        f"$TTL {TTL}",
+        "; SOA and NS: put your own name servers here",
+        f"@\tIN\tSOA\t{mx} hostmaster.{domain}. ( {serial} 3600 900 1209600 300 )",
+        f"@\tIN\tNS\t{mx}",
+    ]
+    for entry in entries:
+        value = _strings(entry["value"]) if entry["type"] == "TXT" else entry["value"]
+        lines.append(f"{entry['name']}\tIN\t{entry['type']}\t{value}")
+    return "\n".join(lines) + "\n"
 
 
 def _strings(value):

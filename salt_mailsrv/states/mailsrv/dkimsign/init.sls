@@ -1,6 +1,5 @@
 {%- from "mailsrv/map.jinja" import os with context %}
 {#- The filter is started by smtpd(8) and configured in smtpd.conf: mailsrv/opensmtpd. #}
-
 mailsrv-dkimsign-packages:
   pkg.installed:
     - pkgs: {{ os.dkimsign.packages | json }}

@@ -3,8 +3,8 @@ include:
   - mailsrv.tls
   - mailsrv.genkeys
   - mailsrv.dovecot
-
-{%- for mta in os.stock_mtas %}
+  - mailsrv.{{ mailsrv.dkim.signer }}
+{%- for mta in os.stock_mtas if salt["service.available"](mta) %}
 
 mailsrv-stock-mta-{{ mta }}:
   service.dead:
@@ -85,7 +85,9 @@ mailsrv-opensmtpd-config:
     - check_cmd: smtpd -n -f
     - require:
       - sls: mailsrv.tls
-      - sls: mailsrv.genkeys
+      {%- for key in mailsrv.dkim["keys"] %}
+      - dkim: {{ key.private }}
+      {%- endfor %}
       - file: mailsrv-opensmtpd-mailname
 
 mailsrv-opensmtpd-service:
@@ -101,3 +103,13 @@ mailsrv-opensmtpd-service:
       - file: mailsrv-opensmtpd-config
       - file: mailsrv-opensmtpd-mailname
       - sls: mailsrv.tls
+{%- if mailsrv.dkim.signer != "dkimproxy" and salt["service.available"](os.dkimproxy.service) %}
+
+# A signer of before, once smtpd(8) no longer hands mail to it.
+mailsrv-dkimproxy-retired:
+  service.dead:
+    - name: {{ os.dkimproxy.service }}
+    - enable: False
+    - require:
+      - service: mailsrv-opensmtpd-service
+{%- endif %}

@@ -1,0 +1,78 @@
+{%- from "mailsrv/map.jinja" import mailsrv, os with context %}
+{%- set dkimproxy = os.dkimproxy %}
+include:
+  - mailsrv.genkeys
+
+mailsrv-dkimproxy-packages:
+  pkg.installed:
+    - pkgs: {{ dkimproxy.packages | json }}
+
+mailsrv-signer-user:
+  user.present:
+    - name: {{ dkimproxy.user }}
+    - system: True
+    - home: /nonexistent
+    - createhome: False
+    - shell: {{ os.vmail.shell }}
+    - require:
+      - pkg: mailsrv-dkimproxy-packages
+{%- if dkimproxy.install %}
+
+# No package here: the release archive is all there is, and all that is needed.
+mailsrv-dkimproxy-archive:
+  archive.extracted:
+    - name: {{ dkimproxy.install }}
+    - source: {{ mailsrv.dkim.archive.source }}
+    - source_hash: {{ mailsrv.dkim.archive.source_hash }}
+    - source_hash_update: True
+    - archive_format: tar
+    - options: --strip-components=1
+    - enforce_toplevel: False
+    - if_missing: {{ dkimproxy.install }}/scripts/dkimproxy.out
+    - require:
+      - pkg: mailsrv-dkimproxy-packages
+
+mailsrv-dkimproxy-unit:
+  file.managed:
+    {%- if grains["init"] == "systemd" %}
+    - name: /etc/systemd/system/{{ dkimproxy.service }}.service
+    - source: salt://mailsrv/dkimproxy/dkimproxy_out.service
+    {%- else %}
+    - name: /etc/init.d/{{ dkimproxy.service }}
+    - source: salt://mailsrv/dkimproxy/dkimproxy_out.init
+    - mode: "0755"
+    {%- endif %}
+    - template: jinja
+    - require_in:
+      - service: mailsrv-dkimproxy-service
+    - watch_in:
+      - service: mailsrv-dkimproxy-service
+{%- endif %}
+
+mailsrv-dkimproxy-map:
+  file.managed:
+    - name: {{ dkimproxy.map }}
+    - source: salt://mailsrv/dkimproxy/keyfiles
+    - template: jinja
+    - makedirs: True
+
+mailsrv-dkimproxy-config:
+  file.managed:
+    - name: {{ dkimproxy.config }}
+    - source: salt://mailsrv/dkimproxy/dkimproxy_out.conf
+    - template: jinja
+
+mailsrv-dkimproxy-service:
+  service.running:
+    - name: {{ dkimproxy.service }}
+    - enable: True
+    - require:
+      {%- for key in mailsrv.dkim["keys"] %}
+      - dkim: {{ key.private }}
+      {%- endfor %}
+    - watch:
+      - file: mailsrv-dkimproxy-map
+      - file: mailsrv-dkimproxy-config
+      {%- if dkimproxy.install %}
+      - archive: mailsrv-dkimproxy-archive
+      {%- endif %}
