@@ -31,7 +31,7 @@ def run():
     The message goes in by SMTP on port 25 to the first account of the pillar, is read by IMAP and
     removed again.
 
-    Returns what was found by check: ``ok`` or what is wrong. The exit status is 1 where anything is.
+    Returns ``ok`` or what is wrong, by check. The exit status is 1 where anything is wrong.
 
     CLI Example:
 
@@ -123,8 +123,9 @@ def _pop3(client, port):
 
 def _round_trip(address):
     subject = f"mailcheck {uuid.uuid4()}"
+    message = f"From: <{address}>\r\nTo: <{address}>\r\nSubject: {subject}\r\n"
     with smtplib.SMTP(HOST, 25, timeout=TIMEOUT) as smtp:
-        smtp.sendmail("", [address], f"From: <{address}>\r\nTo: <{address}>\r\nSubject: {subject}\r\n")
+        smtp.sendmail("", [address], message)
     # Dovecot's own IMAP process, logged in by root: no password is needed.
     with imaplib.IMAP4_stream(f"doveadm exec imap -u {shlex.quote(address)} 2>/dev/null") as imap:
         deadline = time.monotonic() + PATIENCE
@@ -142,7 +143,7 @@ def _round_trip(address):
 
 
 def _tls():
-    """TLS without a look at the certificate, which may be self-signed and is asked for by address."""
+    """TLS without a look at the certificate: it may be self-signed, and never names an address."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

@@ -25,8 +25,8 @@ TTL = 3600
 # RFC 1035, section 2.3.1 and RFC 1123, section 2.1: letters, digits and inner hyphens.
 LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
-# What RFC 5321 allows in a local part, less what a table of smtpd(8) or a path would read as its own
-# (# : , / % and quotes), and less "+", which separates a subaddress.
+# What RFC 5321 allows in a local part, less what a table of smtpd(8) or a path would read as its
+# own (# : , / % and quotes), and less "+", which separates a subaddress.
 LOCAL_PART = re.compile(r"[a-z0-9_=~^-]+(?:\.[a-z0-9_=~^-]+)*")
 
 SEED_KEYS = ("salt", "domains", "accounts")
@@ -444,8 +444,8 @@ def _hostname(settings, fqdn, domains, faults, notes):
             return hostname
         hostname = f"mail.{domains[0]}" if domains else ""
         notes.append(
-            f"this machine's own name, {fqdn}, cannot be the mail server's: it is called {hostname}. "
-            "Set mailsrv:hostname for another name."
+            f"this machine's own name, {fqdn}, cannot be the mail server's: it is called "
+            f"{hostname}. Set mailsrv:hostname for another name."
         )
         return hostname
     hostname = _domain(name)
@@ -485,7 +485,7 @@ def _tls(settings, hostname, facts, faults):
 
 def _dkim(settings, domains, facts, faults):
     given = _section(settings, "dkim", "mailsrv:dkim", faults)
-    dkim = {**facts["dkim"], **{key: given[key] for key in ("signer", "selector", "bits") if key in given}}
+    dkim = {key: given.get(key, facts["dkim"][key]) for key in ("signer", "selector", "bits")}
     if dkim["signer"] not in SIGNERS:
         faults.append(
             f"mailsrv:dkim:signer: {_show(dkim['signer'])} is none; choose {' or '.join(SIGNERS)}"
@@ -500,12 +500,16 @@ def _dkim(settings, domains, facts, faults):
         faults.append(
             f"mailsrv:dkim:bits: {_show(dkim['bits'])} is none; choose 1024, 2048, 3072 or 4096"
         )
-    archive = {**facts["dkim"]["archive"], **_section(given, "archive", "mailsrv:dkim:archive", faults)}
+    path = "mailsrv:dkim:archive"
+    archive = _section(given, "archive", path, faults) or facts["dkim"]["archive"]
     for key, value in archive.items():
         if not isinstance(value, str) or not re.fullmatch(r"[\w.:/@+=~%-]+", value):
-            faults.append(f"mailsrv:dkim:archive:{key}: {_show(value)} is not usable; quote plain text")
-    if "archive" in given and "source_hash" not in (given["archive"] or {}):
-        faults.append("mailsrv:dkim:archive:source_hash: is missing; give the archive's SHA-256")
+            faults.append(f"{path}:{key}: {_show(value)} is not usable; write plain text, quoted")
+    if ("source" in archive) != ("source_hash" in archive):
+        faults.append(f"{path}: name both source and source_hash, the archive's SHA-256")
+    # Another archive is another directory: what runs is never a mixture of two.
+    directory = f"{facts['dkimproxy']['install']}/{str(archive.get('source_hash'))[-12:]}"
+    archive = {**archive, "directory": directory}
     return {**dkim, "archive": archive, "keys": _keys(dkim, domains, facts)}
 
 
@@ -519,21 +523,18 @@ def _keys(dkim, domains, facts):
     directory, selector = facts["dkim"]["directory"], dkim["selector"]
     shared = f"{directory}/{selector}.private"
     own = {domain: f"{directory}/{domain}/{selector}.private" for domain in domains}
-    seed = {
-        domain: [path.format(domain=domain)] if selector == facts["dkim"]["seed_selector"] else []
-        for domain in domains
-        for path in (facts["dkim"]["seed_key"],)
-    }
+    # The 2015 formula's keys, adopted where they are published under the selector that is wanted.
+    seed = facts["dkim"]["seed_key"] if selector == facts["dkim"]["seed_selector"] else ""
     if dkim["signer"] == "dkimsign":
-        keys = [(domains, shared, [own[domain] for domain in domains[:1]] + seed.get(domains[0], []))] if domains else []
+        keys = [(domains, shared, [own.get(domain) for domain in domains[:1]])]
     else:
-        keys = [([domain], own[domain], [*seed[domain], shared]) for domain in domains]
+        keys = [([domain], own[domain], [shared]) for domain in domains]
     return [
         {
             "domains": names,
             "private": private,
             "public": private.removesuffix("private") + "public",
-            "adopt": adopt,
+            "adopt": ([seed.format(domain=names[0])] if seed and names else []) + adopt,
         }
         for names, private, adopt in keys
     ]
@@ -547,7 +548,7 @@ def _passwords(settings, facts, faults):
     rounds = passwords["rounds"]
     if isinstance(rounds, bool) or not isinstance(rounds, int) or not 1000 <= rounds <= 1_000_000:
         faults.append(
-            f"mailsrv:passwords:rounds: {_show(rounds)} is none; choose a number from 1000 to 1000000"
+            f"mailsrv:passwords:rounds: {_show(rounds)} is none; choose one from 1000 to 1000000"
         )
     return passwords
 

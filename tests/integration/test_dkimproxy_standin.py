@@ -142,12 +142,8 @@ def test_signs_for_the_domain_of_from(proxy, next_hop, key_path, keys):
     proxy.run(f"example.com {SIGN.format(key=key_path)}\n").send()
     (signed,) = next_hop.messages
     found = tags(signed)
-    assert [found[tag] for tag in "adsc"] == [
-        "rsa-sha256",
-        "example.com",
-        "mailsrv",
-        "relaxed/simple",
-    ]
+    assert [found[tag] for tag in "ads"] == ["rsa-sha256", "example.com", "mailsrv"]
+    assert found["c"] == "relaxed/simple"
     assert found["h"].split(" : ") == ["from", "to", "subject"]
     assert signed.endswith(MESSAGE)
     assert verifies(signed, keys[0])
@@ -220,15 +216,14 @@ def test_two_signatures(proxy, next_hop, key_path, keys):
 def test_missing_key_is_a_temporary_failure_with_reject_error(proxy, next_hop, key_path):
     key_path.unlink()
     proxy.run(f"example.com {SIGN.format(key=key_path)}", "reject_error 1")
-    with smtplib.SMTP("127.0.0.1", proxy.port) as client:
+    with smtplib.SMTP("127.0.0.1", proxy.port, timeout=10) as client:
         client.ehlo()
         client.mail("a@example.com")
         client.rcpt("b@there.example")
         code, reply = client.data(MESSAGE)
         assert code == 450
         assert reply.startswith(b"DKIM - temperror")
-        with pytest.raises(smtplib.SMTPServerDisconnected):
-            client.noop()
+        assert client.sock.recv(1) == b""
     assert next_hop.messages == []
 
 
@@ -258,13 +253,14 @@ def test_replies_are_those_of_the_next_hop(proxy, next_hop, key_path):
     proxy.run(f"example.com {SIGN.format(key=key_path)}")
     with pytest.raises(smtplib.SMTPRecipientsRefused) as refused:
         proxy.send(recipient="nobody@There.example")
-    assert refused.value.recipients == {"nobody@there.example": (550, b"5.1.1 nobody of that name")}
-    with smtplib.SMTP("127.0.0.1", proxy.port) as client:
+    (reply,) = refused.value.recipients.values()
+    assert reply == (550, b"5.1.1 nobody@There.example: nobody of that name")
+    with smtplib.SMTP("127.0.0.1", proxy.port, timeout=10) as client:
         client.ehlo("me.example")
         client.mail("a@example.com")
         client.rcpt("b@there.example")
         assert client.data(MESSAGE) == (250, b"2.0.0 queued as 42")
-        with smtplib.SMTP("127.0.0.1", next_hop.port) as direct:
+        with smtplib.SMTP("127.0.0.1", next_hop.port, timeout=10) as direct:
             assert client.ehlo("me.example") == direct.ehlo("me.example")
             assert client.docmd("HELP") == direct.docmd("HELP")
 
@@ -322,9 +318,11 @@ def test_daemonizes_and_leaves_with_its_pidfile(proxy, next_hop, tmp_path, key_p
     assert proxy.process.wait(10) == 0
     wait_for(lambda: listens(proxy.port))
     pid = int(pidfile.read_text())
-    proxy.send()
-    assert "already exists" in proxy.start(f"--pidfile={pidfile}").fault()
-    os.kill(pid, signal.SIGTERM)
+    try:
+        proxy.send()
+        assert "already exists" in proxy.start(f"--pidfile={pidfile}").fault()
+    finally:
+        os.kill(pid, signal.SIGTERM)
     wait_for(lambda: not listens(proxy.port))
     wait_for(lambda: not pidfile.exists())
 
@@ -354,7 +352,7 @@ def test_runs_from_the_archive_as_the_real_one_would(proxy, next_hop, tmp_path, 
     pack = (sys.executable, STANDIN / "archive.py", archive)
     sums = {subprocess.run(pack, capture_output=True, check=True).stdout for _ in range(2)}
     assert len(sums) == 1
-    shutil.unpack_archive(archive, tmp_path)
+    subprocess.run(("tar", "-xf", archive, "-C", tmp_path), check=True)
     top = tmp_path / "dkimproxy-1.4.1"
     proxy.configure(f"example.com {SIGN.format(key=key_path)}")
     proxy.process = subprocess.Popen(

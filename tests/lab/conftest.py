@@ -1,6 +1,6 @@
 import pytest
 
-from .lab import Lab, missing
+from lab import Lab, missing
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,6 @@ lab's wire its hosts reach DNS, HTTP and HTTPS and nothing else, so no mail can 
 
 import fcntl
 import hashlib
-import itertools
 import os
 import shutil
 import subprocess
@@ -24,8 +23,8 @@ from pathlib import Path
 
 from aiosmtpd.controller import Controller
 
-from . import wire
-from .wire import CACHE, GATEWAY, NAME, inside, sh, until
+import wire
+from wire import CACHE, GATEWAY, NAME, inside, sh, until
 
 HEAD = f"$TTL 60\n@ SOA ns root 1 60 60 600 60\n@ NS ns\nns A {wire.NAME_SERVER}\n"
 LOCK = Path(f"/run/lock/{NAME}")
@@ -103,6 +102,10 @@ class Lab:
         """One more `wire.NameServer`. Where two serve a zone, the resolver asks the first."""
         return wire.NameServer(self.gateway, address)
 
+    def lookup(self, name, kind):
+        """The records of that kind, as dnspython's; empty when there are none."""
+        return self.outside.call(self.gateway.lookup, name, kind)
+
     def image(self, suite):
         """The root filesystem machines of `suite` start from; kept between runs."""
         recipe = hashlib.sha256(DEBOOTSTRAP.encode()).hexdigest()[:12]
@@ -111,6 +114,7 @@ class Lab:
             if not image.exists():
                 image.parent.mkdir(exist_ok=True)
                 target = CACHE / "unfinished" / suite
+                shutil.rmtree(target, ignore_errors=True)
                 target.mkdir(parents=True)
                 log = target.with_suffix(".log")
                 command = DEBOOTSTRAP.format(suite=suite, target=target).split()
@@ -124,13 +128,11 @@ class Lab:
 class Host:
     """An address on the wire with a PTR record for its name, for the test itself to act from."""
 
-    _numbers = itertools.count(10)
-
     def __init__(self, lab, fqdn):
         self.lab = lab
         self.fqdn = fqdn
         with lab.turn:
-            number = next(self._numbers)
+            number = 100 + len(lab.hosts)
             self.address, self.network = lab.gateway.connect(fqdn, number)
             lab.hosts[number] = fqdn
             names = (f"{number} PTR {name}.\n" for number, name in lab.hosts.items())
@@ -176,7 +178,7 @@ class Sink(Controller):
 class Machine(Host):
     """A Debian machine under systemd, on an overlay of its image.
 
-    What it downloads with apt and pip is kept for the machine of that name in the next run.
+    Downloads are kept between runs: those of pip for all machines, those of apt for each name.
     """
 
     def __init__(self, lab, suite, fqdn):
@@ -203,8 +205,7 @@ class Machine(Host):
             names = ("PIP_CERT", "SSL_CERT_FILE")
             self._environment.update(dict.fromkeys(names, CA_BUNDLE))
             files[CA_BUNDLE.removeprefix("/etc/")] = Path(bundle).read_text()
-            # sudo takes its environment from here.
-            files["environment"] = "".join(f"{name}={CA_BUNDLE}\n" for name in names)
+            files["sudoers.d/lab"] = f'Defaults env_keep += "{" ".join(names)}"\n'
         for name, text in files.items():
             path = self._disk / "upper/etc" / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -217,7 +218,7 @@ class Machine(Host):
             f" lowerdir={self._image},upperdir={self._disk}/upper,workdir={self._disk}/work"
             f" {self._disk}/root"
         )
-        # systemd 258 and later boot with version 2 of the control groups only.
+        # The systemd of forky boots with version 2 of the control groups only.
         nspawn = (
             "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 exec systemd-nspawn --boot --quiet"
             f" --directory={self._disk}/root --machine={self.fqdn}"

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from .lab import HEAD
+from lab import HEAD
 
 pytestmark = pytest.mark.lab
 
@@ -39,11 +39,13 @@ def test_a_machine_resolves_our_zone_as_it_is_now_and_the_outside(lab, machine):
         lab.dns.serve("changing.example", HEAD + f"www A {address}\n")
         assert machine.run("getent ahostsv4 www.changing.example").stdout.startswith(address)
     assert machine.run("getent hosts deb.debian.org").stdout
-    assert machine.run(["getent", "hosts", lab.outside.address]).stdout.split()[1] == lab.outside.fqdn
+    assert lab.outside.fqdn in machine.run(["getent", "hosts", lab.outside.address]).stdout
+    assert [str(record) for record in lab.lookup("www.changing.example", "A")] == ["192.0.2.2"]
+    assert lab.lookup("nothing.changing.example", "A") == []
 
 
 def test_a_broken_zone_is_refused_and_the_old_one_kept(lab, machine):
-    with pytest.raises(ValueError, match="refuses the zone example.org"):
+    with pytest.raises(ValueError, match="refuses the zone"):
         lab.dns.serve("example.org", HEAD + "www A not-an-address\n")
     assert machine.run(["getent", "ahostsv4", machine.fqdn]).stdout.startswith(machine.address)
 

@@ -21,14 +21,15 @@ mailsrv-signer-user:
 # No package here: the release archive is all there is, and all that is needed.
 mailsrv-dkimproxy-archive:
   archive.extracted:
-    - name: {{ dkimproxy.install }}
+    - name: {{ mailsrv.dkim.archive.directory }}
     - source: {{ mailsrv.dkim.archive.source }}
     - source_hash: {{ mailsrv.dkim.archive.source_hash }}
-    - source_hash_update: True
     - archive_format: tar
     - options: --strip-components=1
     - enforce_toplevel: False
-    - if_missing: {{ dkimproxy.install }}/scripts/dkimproxy.out
+    - user: root
+    - group: root
+    - if_missing: {{ mailsrv.dkim.archive.directory }}/scripts/dkimproxy.out
     - require:
       - pkg: mailsrv-dkimproxy-packages
 

@@ -56,6 +56,7 @@ mailsrv-dovecot-init-defaults:
   file.append:
     - name: {{ os.dovecot.init_defaults }}
     - text: exec 2>/dev/null
+    - makedirs: True
     - require:
       - pkg: mailsrv-dovecot-packages
     - require_in:

@@ -44,6 +44,22 @@ mailsrv-opensmtpd-packages:
   pkg.installed:
     - pkgs: {{ os.opensmtpd.packages | json }}
 {%- endif %}
+{%- for variable, value in os.opensmtpd.rc.items() %}
+
+mailsrv-opensmtpd-rc-{{ variable }}:
+  sysrc.managed:
+    - name: {{ variable }}
+    - value: {{ value }}
+{%- endfor %}
+{%- if os.opensmtpd.mailer_conf %}
+
+mailsrv-opensmtpd-mailer-conf:
+  file.managed:
+    - name: {{ os.opensmtpd.mailer_conf }}
+    - source: salt://mailsrv/opensmtpd/mailer.conf
+    - require:
+      - pkg: mailsrv-opensmtpd-packages
+{%- endif %}
 
 mailsrv-opensmtpd-mailname:
   file.managed:
@@ -51,7 +67,7 @@ mailsrv-opensmtpd-mailname:
     - contents: {{ mailsrv.hostname }}
     - require:
       - pkg: mailsrv-opensmtpd-packages
-{%- for table in ("vdomains", "recipients", "virtuals", "senders", "credentials") %}
+{%- for table in ("vdomains", "recipients", "virtuals", "sendas", "credentials") %}
 
 mailsrv-opensmtpd-{{ table }}:
   file.managed:
@@ -73,7 +89,7 @@ mailsrv-opensmtpd-{{ table }}:
     - onchanges:
       - file: mailsrv-opensmtpd-{{ table }}
     - require:
-      - service: mailsrv-opensmtpd-service
+      - cmd: mailsrv-opensmtpd-ready
 {%- endfor %}
 
 mailsrv-opensmtpd-config:
@@ -103,6 +119,16 @@ mailsrv-opensmtpd-service:
       - file: mailsrv-opensmtpd-config
       - file: mailsrv-opensmtpd-mailname
       - sls: mailsrv.tls
+
+# A daemon that started takes a moment until it hears smtpctl(8); one whose filter ends right away,
+# for a key it cannot read, has started too and is gone a moment later.
+mailsrv-opensmtpd-ready:
+  cmd.run:
+    - name: >-
+        sleep 1; for second in 1 2 3 4 5 6 7 8 9; do smtpctl show status >/dev/null 2>&1 && exit;
+        sleep 1; done; echo "smtpd does not stay up, its log says why"; exit 1
+    - onchanges:
+      - service: mailsrv-opensmtpd-service
 {%- if mailsrv.dkim.signer != "dkimproxy" and salt["service.available"](os.dkimproxy.service) %}
 
 # A signer of before, once smtpd(8) no longer hands mail to it.

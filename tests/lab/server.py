@@ -1,0 +1,160 @@
+"""A machine of the lab that `./bootstrap` made a mail server of, and its users' mail clients."""
+
+import email
+import email.policy
+import imaplib
+import json
+import poplib
+import smtplib
+import ssl
+import uuid
+
+import dkim
+import yaml
+
+from wire import until
+
+CHECKOUT = "/srv/salt-mailsrv"
+
+
+class Server:
+    """The mail server on `machine`; clients act from the lab's outside host."""
+
+    def __init__(self, lab, machine):
+        self.lab = lab
+        self.machine = machine
+        self.accounts = {}
+
+    def bootstrap(self, pillar=None):
+        """Set the machine up as a stranger would; with `pillar`, or the one bootstrap makes."""
+        self.machine.install_checkout(CHECKOUT)
+        option = ""
+        if pillar:
+            self.write_pillar(pillar)
+            option = " --pillar /srv/pillar"
+        output = self.machine.run(f"cd {CHECKOUT} && ./bootstrap{option}", timeout=1200).stdout
+        if not pillar:
+            pillar = yaml.safe_load(self.machine.get(f"{CHECKOUT}/pillar/mail/users.sls"))
+        self.accounts = {a[0]: a[1] for a in pillar["accounts"] if isinstance(a, list)}
+        self.publish()
+        return output
+
+    def write_pillar(self, pillar):
+        """Make `pillar` what the next run reads."""
+        self.machine.put("/srv/pillar/top.sls", json.dumps({"base": {"*": ["mail"]}}))
+        self.machine.put("/srv/pillar/mail.sls", json.dumps(pillar))
+
+    def publish(self):
+        """Serve the zones that the server prints for its domains."""
+        for domain in self.salt("mailsrv.dns"):
+            self.lab.dns.serve(domain, self.salt("mailsrv.zone", domain))
+
+    def salt(self, *arguments, check=True):
+        """What `salt-call ARGUMENTS` returns, as data."""
+        command = ["salt-call", "--out=json", "--log-level=warning", *arguments]
+        return json.loads(self.machine.run(command, check=check).stdout)["local"]
+
+    def highstate(self, *arguments):
+        """Run the highstate; returns the states that changed, or would, by ID."""
+        states = self.salt("state.highstate", *arguments).values()
+        failed = [state for state in states if state["result"] is False]
+        assert not failed, failed
+        return {s["__id__"]: s for s in states if s["changes"] or s["result"] is None}
+
+    def submit(self, user, recipients, sender=None, port=587, text="hello\n", **headers):
+        """Send as that user does from a mail client; returns the subject, which is unique."""
+        subject = str(uuid.uuid4())
+        head = {"From": user, "To": ", ".join(recipients), "Subject": subject, **headers}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
+        with self.submission(port) as smtp:
+            smtp.login(user, self.accounts[user])
+            smtp.sendmail(sender or user, recipients, f"{lines}\r\n{text}")
+        return subject
+
+    def submission(self, port=587):
+        """A connection for submission, under TLS."""
+        if port == 465:
+            return self._connect(smtplib.SMTP_SSL, port, context=_TLS)
+        smtp = self._connect(smtplib.SMTP, port)
+        smtp.starttls(context=_TLS)
+        return smtp
+
+    def smtp(self):
+        """A connection from the world, to port 25."""
+        return self._connect(smtplib.SMTP, 25)
+
+    def deliver(self, recipients, sender="somebody@elsewhere.example", text="hello\n"):
+        """Send from the world to port 25; returns the subject, which is unique."""
+        subject = str(uuid.uuid4())
+        with self.smtp() as smtp:
+            message = f"From: {sender}\r\nTo: {recipients[0]}\r\nSubject: {subject}\r\n\r\n{text}"
+            smtp.sendmail(sender, recipients, message)
+        return subject
+
+    def imap(self, address, password=None, port=993):
+        """An IMAP session, logged in."""
+        if port == 993:
+            imap = self._connect(imaplib.IMAP4_SSL, port, ssl_context=_TLS)
+        else:
+            imap = self._connect(imaplib.IMAP4, port)
+            imap.starttls(_TLS)
+        imap.login(address, password or self.accounts[address])
+        return imap
+
+    def pop3(self, address, password=None, port=995):
+        """A POP3 session, logged in."""
+        if port == 995:
+            pop3 = self._connect(poplib.POP3_SSL, port, context=_TLS)
+        else:
+            pop3 = self._connect(poplib.POP3, port)
+            pop3.stls(_TLS)
+        pop3.user(address)
+        pop3.pass_(password or self.accounts[address])
+        return pop3
+
+    def fetch(self, address, subject, folder="INBOX"):
+        """All messages with that subject there, as bytes."""
+        with self.imap(address) as imap:
+            imap.select(f'"{folder}"', readonly=True)
+            numbers = imap.search(None, "SUBJECT", f'"{subject}"')[1][0].split()
+            return [imap.fetch(number, "(RFC822)")[1][0][1] for number in numbers]
+
+    def wait(self, address, subject, folder="INBOX"):
+        """The one message with that subject there, as bytes, as soon as it has come."""
+        what = f"{subject} does not come to {address}"
+        (message,) = until(lambda: self.fetch(address, subject, folder), 60, what)
+        return message
+
+    def idle(self):
+        """Wait until nothing is queued, so that no further copy can come."""
+        until(lambda: not self.machine.run("smtpctl show queue").stdout, 60, "the queue stays full")
+
+    def _connect(self, client, port, **options):
+        return self.lab.outside.call(client, self.machine.fqdn, port, timeout=30, **options)
+
+
+def parsed(message):
+    """The message as an object, its headers decoded."""
+    return email.message_from_bytes(message, policy=email.policy.default)
+
+
+def signed_by(lab, message):
+    """The domains whose DKIM signatures verify, by an independent verifier and the lab's DNS."""
+
+    def txt(name, timeout=5):
+        answer = lab.lookup(name.decode(), "TXT")
+        return b"".join(answer[0].strings) if answer else None
+
+    signatures = email.message_from_bytes(message).get_all("DKIM-Signature", [])
+    verifier = dkim.DKIM(message)
+    return {
+        verifier.domain.decode()
+        for index in range(len(signatures))
+        if verifier.verify(index, dnsfunc=txt)
+    }
+
+
+_TLS = ssl.create_default_context()
+_TLS.check_hostname = False
+_TLS.verify_mode = ssl.CERT_NONE
+_TLS.minimum_version = ssl.TLSVersion.TLSv1_2

@@ -1,0 +1,329 @@
+"""Mail between two servers that `./bootstrap` made, their DNS as they printed it, and the world."""
+
+import concurrent.futures
+import imaplib
+import poplib
+import re
+import smtplib
+import socket
+import ssl
+
+import pytest
+
+from lab import HEAD
+from server import CHECKOUT, Server, parsed, signed_by
+
+pytestmark = pytest.mark.lab
+
+PILLAR = {
+    "salt": "aoiuasdfhalsdfiuyh",
+    "domains": ["one.example", "uno.example"],
+    "accounts": [
+        ["ann@one.example", "ann's pass #1"],
+        ["bob@one.example", "bob pass"],
+        ["eva@uno.example", "pässwörd"],
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def servers(lab):
+    """Debian 12 with a pillar of two domains; Debian 13 as bootstrap makes it from the example."""
+    lab.dns.serve(
+        "elsewhere.example", HEAD + f"@ MX 10 mx\nmx A {lab.outside.address}\n@ TXT nothing\n"
+    )
+    one = Server(lab, lab.machine("bookworm", "mail.one.example"))
+    two = Server(lab, lab.machine("trixie", "mail.two.example"))
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        first, second = pool.submit(one.bootstrap, PILLAR), pool.submit(two.bootstrap)
+        one.output, two.output = first.result(), second.result()
+    yield one, two
+    for server in one, two:
+        server.machine.stop()
+
+
+@pytest.fixture(scope="module")
+def one(servers):
+    return servers[0]
+
+
+@pytest.fixture(scope="module")
+def two(servers):
+    return servers[1]
+
+
+@pytest.fixture(scope="module", params=[0, 1], ids=["bookworm", "trixie"])
+def server(servers, request):
+    return servers[request.param]
+
+
+@pytest.fixture
+def user(server):
+    return next(iter(server.accounts))
+
+
+@pytest.fixture
+def sink(lab):
+    with lab.outside.sink() as sink:
+        yield sink
+
+
+def test_bootstrap_tells_what_it_does_and_what_to_do_next(server):
+    assert "==> Applying the pillar" in server.output
+    assert "FAULT" not in server.output
+    assert "port 993, TLS" in server.output
+    assert "v=DKIM1" in server.output
+
+
+def test_bootstrap_makes_a_pillar_of_this_machine_with_secrets_of_its_own(two):
+    assert set(two.accounts) == {"user1@two.example", "users2@two.example"}
+    assert not {"pass1", "pass2"} & set(two.accounts.values())
+    assert all(password in two.output for password in two.accounts.values())
+    assert two.machine.run(f"stat -c %a {CHECKOUT}/pillar/mail/users.sls").stdout == "600\n"
+
+
+def test_a_second_run_changes_nothing(server):
+    assert server.highstate() == {}
+
+
+def test_a_second_bootstrap_changes_nothing(two):
+    again = two.machine.run(f"cd {CHECKOUT} && ./bootstrap").stdout
+    assert re.search(r"Succeeded: \d+$", again, re.MULTILINE)
+    assert not any(password in again for password in two.accounts.values())
+
+
+def test_the_own_check_passes(server):
+    assert set(server.salt("mailcheck.run").values()) == {"ok"}
+
+
+@pytest.mark.parametrize("port", [993, 143])
+def test_mail_from_outside_is_read_by_imap(server, user, port):
+    subject = server.deliver([user])
+    server.wait(user, subject)
+    with server.imap(user, port=port) as imap:
+        imap.select()
+        assert imap.search(None, "SUBJECT", f'"{subject}"')[1][0]
+
+
+@pytest.mark.parametrize("port", [995, 110])
+def test_mail_from_outside_is_read_by_pop3(server, user, port):
+    subject = server.deliver([user])
+    server.wait(user, subject)
+    pop3 = server.pop3(user, port=port)
+    newest = b"\n".join(pop3.retr(pop3.stat()[0])[1])
+    pop3.quit()
+    assert subject.encode() in newest
+
+
+@pytest.mark.parametrize("port", [587, 465])
+def test_mail_to_the_outside_leaves_signed_once(lab, server, sink, user, port):
+    subject = server.submit(user, ["somebody@elsewhere.example"], port=port)
+    (envelope,) = sink.wait()
+    server.idle()
+    assert len(sink.messages) == 1
+    assert envelope.mail_from == user
+    assert parsed(envelope.content)["Subject"] == subject
+    assert signed_by(lab, envelope.content) == {user.partition("@")[2]}
+
+
+def test_every_domain_has_a_signature_that_verifies(lab, one, sink):
+    for user in "ann@one.example", "eva@uno.example":
+        one.submit(user, ["somebody@elsewhere.example"])
+    by_sender = {e.mail_from: signed_by(lab, e.content) for e in sink.wait(2)}
+    # dkimsign signs with the domain of From, all domains share one key.
+    assert by_sender == {"ann@one.example": {"one.example"}, "eva@uno.example": {"uno.example"}}
+
+
+def test_a_signature_survives_what_smtpd_completes_and_rewrites(lab, one, sink):
+    headers = {
+        "From": '"Ann, of One" <ann@one.example>',
+        "To": "somebody@elsewhere.example,\r\n other@elsewhere.example",
+        "Cc": "=?utf-8?q?J=C3=B6?= <jo@elsewhere.example>",
+    }
+    for port in 587, 465:
+        one.submit("ann@one.example", ["somebody@elsewhere.example"], port=port, **headers)
+    for envelope in sink.wait(2):
+        assert signed_by(lab, envelope.content) == {"one.example"}
+        assert parsed(envelope.content)["Message-ID"]
+
+
+def test_mail_of_local_programs_leaves_signed(lab, one, sink):
+    """No domain, no Date, no Message-ID: as cron(8) writes it."""
+    message = "From: root (Cron Daemon)\nTo: somebody@elsewhere.example\nSubject: cron\n\nhello\n"
+    one.machine.run(["sendmail", "-t"], input=message)
+    (envelope,) = sink.wait()
+    assert signed_by(lab, envelope.content) == {"one.example"}
+
+
+def test_the_servers_write_to_each_other(one, two):
+    for sender, receiver in (one, two), (two, one):
+        user, peer = next(iter(sender.accounts)), next(iter(receiver.accounts))
+        message = receiver.wait(peer, sender.submit(user, [peer]))
+        assert signed_by(sender.lab, message) == {user.partition("@")[2]}
+
+
+def test_the_clients_address_does_not_leave(lab, one, sink):
+    for port in 587, 465:
+        one.submit("ann@one.example", ["somebody@elsewhere.example"], port=port)
+    for envelope in sink.wait(2):
+        assert lab.outside.address.encode() not in envelope.content
+        assert b"mail.one.example" in envelope.content
+
+
+def test_a_message_to_many_gives_each_exactly_one_copy(one):
+    everyone = list(one.accounts)
+    subjects = [one.deliver(everyone) for _ in range(10)]
+    subjects += [one.submit(everyone[0], everyone) for _ in range(10)]
+    for subject in subjects:
+        for address in everyone:
+            one.wait(address, subject)
+    one.idle()
+    copies = {(s, a): len(one.fetch(a, s)) for s in subjects for a in everyone}
+    assert set(copies.values()) == {1}
+
+
+def test_local_mail_reaches_a_local_user(one):
+    one.machine.run("useradd --create-home local; echo 'root: local' >> /etc/aliases")
+    one.machine.run("smtpctl update table aliases")
+    one.machine.run(["sendmail", "root"], input="Subject: to root\n\nhello\n")
+    one.idle()
+    assert "Subject: to root" in one.machine.get("/var/mail/local")
+
+
+def test_a_subaddress_reaches_its_user(server, user):
+    local, _, domain = user.partition("@")
+    server.wait(user, server.deliver([f"{local}+tag@{domain}"]))
+
+
+def test_the_clients_mailboxes_are_there_with_their_uses(server, user):
+    with server.imap(user) as imap:
+        listed = b"\n".join(imap.list()[1]).decode()
+    for name in "Drafts", "Sent", "Trash", "Junk", "Archive":
+        assert re.search(rf'\\{name}\b.*"/" "?{name}', listed)
+
+
+def refused(smtp, sender, recipient):
+    smtp.ehlo("client.example")
+    assert smtp.mail(sender)[0] == 250
+    code, text = smtp.rcpt(recipient)
+    return code, text.decode()
+
+
+def test_an_unknown_recipient_is_refused_to_everybody(server, user):
+    unknown = f"nobody@{user.partition('@')[2]}"
+    with server.smtp() as smtp:
+        assert refused(smtp, "somebody@elsewhere.example", unknown)[0] == 550
+    with server.submission() as smtp:
+        smtp.login(user, server.accounts[user])
+        assert refused(smtp, user, unknown)[0] == 550
+    local = server.machine.run(["sendmail", unknown], input="Subject: x\n\nx\n", check=False)
+    assert local.returncode
+    assert "550" in local.stderr + local.stdout
+
+
+def test_nothing_is_relayed_for_strangers(server, user):
+    with server.smtp() as smtp:
+        for sender in "somebody@elsewhere.example", user:
+            assert refused(smtp, sender, "other@elsewhere.example")[0] == 550
+            smtp.rset()
+
+
+def test_a_wrong_password_and_an_unknown_user_are_refused(server, user):
+    for name, password in (user, "wrong"), (f"nobody@{user.partition('@')[2]}", "wrong"):
+        with server.submission() as smtp, pytest.raises(smtplib.SMTPAuthenticationError):
+            smtp.login(name, password)
+        with pytest.raises(imaplib.IMAP4.error):
+            server.imap(name, password)
+        with pytest.raises(poplib.error_proto):
+            server.pop3(name, password)
+
+
+def test_nobody_sends_as_somebody_else(one):
+    with one.submission() as smtp:
+        smtp.login("ann@one.example", one.accounts["ann@one.example"])
+        smtp.ehlo()
+        assert smtp.mail("bob@one.example")[0] == 550 or smtp.mail("bob@one.example")[0] == 530
+
+
+def test_no_password_is_taken_before_tls(lab, server, user):
+    fqdn = server.machine.fqdn
+    with server.smtp() as smtp:
+        smtp.ehlo()
+        assert not smtp.has_extn("auth")
+        smtp.starttls()
+        smtp.ehlo()
+        assert not smtp.has_extn("auth")
+    with lab.outside.call(smtplib.SMTP, fqdn, 587) as smtp:
+        smtp.ehlo()
+        assert not smtp.has_extn("auth")
+        assert smtp.docmd("AUTH", "PLAIN AGFubgBwYXNz")[0] >= 500
+        assert smtp.mail(user)[0] == 530
+    imap = lab.outside.call(imaplib.IMAP4, fqdn)
+    assert "LOGINDISABLED" in imap.capabilities
+    with pytest.raises(imaplib.IMAP4.error):
+        imap.login(user, server.accounts[user])
+    pop3 = lab.outside.call(poplib.POP3, fqdn)
+    with pytest.raises(poplib.error_proto):
+        pop3.user(user)
+
+
+@pytest.mark.parametrize("port", [465, 993, 995])
+def test_old_tls_is_refused(lab, server, port):
+    old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
+    old.set_ciphers("ALL:@SECLEVEL=0")
+    old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
+    plain = lab.outside.call(socket.create_connection, (server.machine.fqdn, port))
+    with plain, pytest.raises((ssl.SSLError, ConnectionError)):
+        old.wrap_socket(plain)
+
+
+def test_a_changed_password_restarts_nothing_and_rewrites_one_account(one):
+    old = dict(one.accounts)
+    hashes = one.machine.get("/etc/mail/credentials").splitlines()
+    smtpd = one.machine.run("pgrep -o smtpd").stdout
+    pillar = {**PILLAR, "accounts": [*PILLAR["accounts"][:2], ["eva@uno.example", "another"]]}
+    one.write_pillar(pillar)
+    planned = set(one.highstate("test=True"))
+    changed = set(one.highstate())
+    assert changed == planned
+    assert "mailsrv-opensmtpd-service" not in changed
+    one.accounts["eva@uno.example"] = "another"
+    now = one.machine.get("/etc/mail/credentials").splitlines()
+    assert [a == b for a, b in zip(hashes, now, strict=True)] == [True, True, False]
+    assert one.machine.run("pgrep -o smtpd").stdout == smtpd
+    one.wait("eva@uno.example", one.submit("eva@uno.example", ["eva@uno.example"]))
+    with pytest.raises(imaplib.IMAP4.error):
+        one.imap("eva@uno.example", old["eva@uno.example"])
+    one.write_pillar(PILLAR)
+    one.highstate()
+    one.accounts = old
+
+
+def test_a_faulty_pillar_changes_nothing(one):
+    before = one.machine.run("find /etc -newer /etc/smtpd.conf").stdout
+    one.write_pillar({**PILLAR, "domains": ["one.example", "uno example"]})
+    faults = one.salt("mailsrv.lint", check=False)
+    run = one.machine.run(["salt-call", "state.highstate"], check=False)
+    one.write_pillar(PILLAR)
+    assert faults[0].startswith("domains[1]: 'uno example' is not a domain")
+    assert run.returncode
+    assert all(fault in run.stdout for fault in faults)
+    assert one.machine.run("find /etc -newer /etc/smtpd.conf").stdout == before
+
+
+def test_a_reboot_brings_everything_back(two):
+    two.machine.reboot()
+    assert set(two.salt("mailcheck.run").values()) == {"ok"}
+
+
+def test_the_daemons_have_nothing_to_complain_about(server):
+    for unit in "opensmtpd", "dovecot":
+        journal = server.machine.journal(unit)
+        assert "imap" in journal or "smtp" in journal
+        complaints = [
+            line
+            for line in journal.splitlines()
+            if re.search(r"\b(warn|warning|error|fatal|panic)\b", line, re.IGNORECASE)
+        ]
+        assert complaints == []

@@ -1,0 +1,549 @@
+"""mailsrv.model: one pillar in, complete and checked data out, or every fault as a sentence."""
+
+import datetime
+import json
+import re
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+SECRET = "hunter2"
+HASH = "$6$salt$" + "a" * 86
+HOST = "mx.example.com"
+
+
+# What the model makes of a valid pillar
+
+
+def test_the_seeds_pillar_is_valid_as_it_stands(read, seed):
+    model = read(seed)
+    assert model["hostname"] == HOST
+    assert model["domains"] == ["example.com", "test.com"]
+    assert [account["address"] for account in model["accounts"]] == [
+        "user1@example.com",
+        "users2@example.com",
+        "users3@test.com",
+    ]
+    assert model["notes"] == []
+
+
+def test_the_seeds_keys_may_stand_under_mailsrv_too(read, seed):
+    assert read({"mailsrv": seed}) == read(seed)
+    accounts = seed.pop("accounts")
+    assert read({**seed, "mailsrv": {"accounts": accounts}}) == read(
+        {"mailsrv": seed | {"accounts": accounts}}
+    )
+
+
+def test_the_long_form_of_an_account_says_the_same_as_the_short_one(read):
+    short = {"domains": ["example.com"], "accounts": [["a@example.com", SECRET]]}
+    for secret in ({"password": SECRET}, {"hash": HASH}):
+        long = short | {"accounts": [{"address": "a@example.com", **secret}]}
+        assert read(long) == read(short)
+
+
+def test_domains_and_addresses_are_read_in_lower_case(read):
+    pillar = {"domains": ["Example.COM"], "accounts": [["User@EXAMPLE.com", SECRET]]}
+    model = read(pillar | {"mailsrv": {"hostname": "MX.Example.com"}})
+    assert model["domains"] == ["example.com"]
+    assert model["accounts"] == [{"address": "user@example.com"}]
+    assert model["hostname"] == HOST
+
+
+def test_other_keys_of_the_pillar_are_no_business_of_this_formula(read, seed):
+    assert read(seed | {"mine": {"interval": 5}}) == read(seed)
+
+
+def test_a_server_may_have_no_accounts_yet(read):
+    assert read({"domains": ["example.com"]})["accounts"] == []
+    assert read({"domains": ["example.com"], "accounts": None})["accounts"] == []
+
+
+def test_no_secret_is_part_of_the_model(read):
+    accounts = [["a@example.com", SECRET], {"address": "b@example.com", "hash": HASH}]
+    model = repr(read({"salt": "pepper", "domains": ["example.com"], "accounts": accounts}))
+    assert not [secret for secret in (SECRET, HASH, "pepper") if secret in model]
+
+
+@pytest.mark.parametrize(
+    "fqdn", ["localhost", "bookworm", "localhost.localdomain", "example.com", "a_b.example.com", ""]
+)
+def test_a_machine_without_a_usable_name_is_called_mail_and_says_so(read, fqdn):
+    model = read({"domains": ["example.com"]}, fqdn=fqdn)
+    assert model["hostname"] == "mail.example.com"
+    assert model["notes"] == [
+        f"this machine's own name, {fqdn}, cannot be the mail server's: it is called "
+        "mail.example.com. Set mailsrv:hostname for another name."
+    ]
+
+
+def test_the_hostname_of_the_pillar_comes_before_the_machines_own(read):
+    model = read({"domains": ["example.com"], "mailsrv": {"hostname": "a.b.example"}})
+    assert (model["hostname"], model["notes"]) == ("a.b.example", [])
+
+
+def test_the_hostname_by_default_is_never_a_mail_domain(read):
+    domains = ["example.com", "mail.example.com"]
+    assert read({"domains": domains}, fqdn="localhost")["hostname"] not in domains
+
+
+def test_passwords_are_hashed_with_the_rounds_of_the_pillar(read):
+    assert read({"domains": ["example.com"]})["passwords"] == {"rounds": 5000}
+    given = {"domains": ["example.com"], "mailsrv": {"passwords": {"rounds": 100_000}}}
+    assert read(given)["passwords"] == {"rounds": 100_000}
+
+
+# TLS
+
+
+def tls(read, **given):
+    return read({"domains": ["example.com"], "mailsrv": {"tls": given} if given else {}})["tls"]
+
+
+def test_without_a_certificate_one_is_to_be_made(read):
+    assert tls(read) == {
+        "self_signed": True,
+        "sources": {},
+        "cert": f"/etc/mail/tls/{HOST}.crt",
+        "key": f"/etc/mail/tls/{HOST}.key",
+    }
+
+
+def test_a_certificate_on_the_minion_is_used_where_it_is(read):
+    found = tls(read, cert="/etc/ssl/mail.pem", key="/etc/ssl/private/mail.key")
+    assert (found["self_signed"], found["sources"]) == (False, {})
+    assert (found["cert"], found["key"]) == ("/etc/ssl/mail.pem", "/etc/ssl/private/mail.key")
+
+
+def test_a_certificate_on_the_file_server_gets_a_place_on_the_minion(read):
+    found = tls(read, cert="/etc/ssl/mail.pem", key="salt://certs/mail.key")
+    assert found["sources"] == {"key": "salt://certs/mail.key"}
+    assert (found["cert"], found["key"]) == ("/etc/ssl/mail.pem", f"/etc/mail/tls/{HOST}.key")
+
+
+# DKIM
+
+KEYS = {"Debian": "/etc/mail/dkim", "FreeBSD": "/usr/local/etc/mail/dkim"}
+SEED_KEY = "/usr/local/etc/dkimproxy/{}/private"
+
+
+def dkim(read, family="Debian", domains=("example.com", "test.com"), **given):
+    return read({"domains": list(domains), "mailsrv": {"dkim": given}}, family=family)["dkim"]
+
+
+@pytest.mark.parametrize(("family", "signer"), [("Debian", "dkimsign"), ("FreeBSD", "dkimproxy")])
+def test_each_system_has_a_signer_of_its_own(read, family, signer):
+    found = dkim(read, family)
+    assert (found["signer"], found["selector"], found["bits"]) == (signer, "mailsrv", 2048)
+
+
+@pytest.mark.parametrize("family", KEYS)
+def test_dkimproxy_signs_with_a_key_for_each_domain(read, family):
+    found = dkim(read, family, signer="dkimproxy", selector="s1")["keys"]
+    assert [key["domains"] for key in found] == [["example.com"], ["test.com"]]
+    assert [key["private"] for key in found] == [
+        f"{KEYS[family]}/example.com/s1.private",
+        f"{KEYS[family]}/test.com/s1.private",
+    ]
+
+
+@pytest.mark.parametrize("family", KEYS)
+def test_dkimsign_signs_with_one_key_for_all(read, family):
+    (key,) = dkim(read, family, signer="dkimsign", selector="s1")["keys"]
+    assert key["domains"] == ["example.com", "test.com"]
+    assert key["private"] == f"{KEYS[family]}/s1.private"
+    assert key["public"] == f"{KEYS[family]}/s1.public"
+
+
+@pytest.mark.parametrize("family", KEYS)
+def test_whoever_changes_the_signer_keeps_the_key_and_its_record(read, family):
+    own = dkim(read, family, signer="dkimproxy")["keys"]
+    (shared,) = dkim(read, family, signer="dkimsign")["keys"]
+    assert own[0]["private"] in shared["adopt"]
+    assert all(shared["private"] in key["adopt"] for key in own)
+
+
+def test_the_seeds_keys_are_adopted_under_the_selector_they_are_published_under(read):
+    own = dkim(read, signer="dkimproxy")["keys"]
+    assert [key["adopt"][0] for key in own] == [
+        SEED_KEY.format("example.com"),
+        SEED_KEY.format("test.com"),
+    ]
+    assert dkim(read, signer="dkimsign")["keys"][0]["adopt"][0] == SEED_KEY.format("example.com")
+    for signer in ("dkimproxy", "dkimsign"):
+        keys = dkim(read, signer=signer, selector="s2")["keys"]
+        assert "/usr/local/etc/dkimproxy" not in repr(keys)
+
+
+def test_an_archive_of_ones_own_replaces_upstreams(read):
+    archive = {"source": "salt://dkimproxy.tar.gz", "source_hash": "sha256=" + "0" * 64}
+    assert dkim(read, archive=archive)["archive"] == archive
+    assert dkim(read)["archive"]["source"].startswith("https://")
+
+
+def test_an_unknown_system_is_named(facts):
+    with pytest.raises(CommandExecutionError) as raised:
+        facts("RedHat")
+    assert str(raised.value) == "mailsrv: this formula knows Debian and FreeBSD, not RedHat"
+
+
+# Faults: what stands in the pillar beside `domains: [example.com]`, and what is said about it
+
+A = "accounts[0] (a@example.com)"
+FAULTS = [
+    ("salt: 5", "salt: must be text; quote it"),
+    ("domains: []", "domains: list at least one domain, e.g. domains: [example.com]"),
+    ("domains: example.com", "domains: list at least one domain, e.g. domains: [example.com]"),
+    ("domains: [mail]", "domains[0]: 'mail' is not a domain; write it like example.com"),
+    (
+        "domains: [a b.example]",
+        "domains[0]: 'a b.example' is not a domain; write it like example.com",
+    ),
+    ("domains: [192.0.2.1]", "domains[0]: '192.0.2.1' is not a domain; write it like example.com"),
+    (
+        "domains: [-a.example]",
+        "domains[0]: '-a.example' is not a domain; write it like example.com",
+    ),
+    (
+        r'domains: ["a.example\n"]',
+        r"domains[0]: 'a.example\n' is not a domain; write it like example.com",
+    ),
+    ("domains: [1.5]", "domains[0]: '1.5' is not a domain; write it like example.com"),
+    (
+        "domains: [example.com, EXAMPLE.com]",
+        "domains[1]: example.com is listed twice; remove one of them",
+    ),
+    ("accounts: {a@example.com: hunter2}", "accounts: must be a list, not keys and values"),
+    ("accounts: [a@example.com]", "accounts[0]: must be [address, password] or keys and values"),
+    ("accounts: [[a@example.com]]", "accounts[0]: must be [address, password], two values"),
+    ("accounts: [[a@example.com hunter2]]", "accounts[0]: must be [address, password], two values"),
+    (
+        "accounts: [[a@example.com, hunter2, 5G]]",
+        "accounts[0]: must be [address, password], two values",
+    ),
+    (
+        "accounts: [[a@elsewhere.example, hunter2]]",
+        "accounts[0] (a@elsewhere.example): its domain is not in domains; add it there",
+    ),
+    (
+        "accounts: [[a@example.com, hunter2], [A@example.com, hunter2]]",
+        "accounts[1] (a@example.com): this account is listed twice; remove one of them",
+    ),
+    (
+        "accounts: [[a@example.com, yes]]",
+        f"{A}: password: YAML reads this one as true or false; quote it",
+    ),
+    (
+        "accounts: [[a@example.com, 12345]]",
+        f"{A}: password: YAML reads this one as a number; quote it",
+    ),
+    (
+        "accounts: [[a@example.com, 1.10]]",
+        f"{A}: password: YAML reads this one as a number; quote it",
+    ),
+    (
+        "accounts: [[a@example.com, 2024-01-01]]",
+        f"{A}: password: YAML reads this one as a date; quote it",
+    ),
+    ("accounts: [[a@example.com, ~]]", f"{A}: password: YAML reads this one as nothing; quote it"),
+    (
+        "accounts: [[a@example.com, [hunter2]]]",
+        f"{A}: password: YAML reads this one as a list; quote it",
+    ),
+    ("accounts: [[a@example.com, '']]", f"{A}: password: is empty; give one, or a hash"),
+    (
+        r'accounts: [[a@example.com, "hunter2\n"]]',
+        f"{A}: password: holds a control character; remove it",
+    ),
+    (
+        "accounts: [{address: a@example.com, password: hunter2, hash: $6$salt$hunter2}]",
+        f"{A}: give either a password or a hash",
+    ),
+    ("accounts: [{address: a@example.com}]", f"{A}: give either a password or a hash"),
+    (
+        "accounts: [{address: a@example.com, hash: '{PLAIN}hunter2'}]",
+        f"{A}: hash: is not of the form $6$SALT$HASH; make one with: "
+        "salt-call password.hash PASSWORD",
+    ),
+    (
+        "accounts: [{address: a@example.com, pasword: hunter2}]",
+        "accounts[0]:'pasword': no such key; did you mean password?\n"
+        f"{A}: give either a password or a hash",
+    ),
+    ("mailsrv: [hostname]", "mailsrv: must hold keys and values, not a list"),
+    ("mailsrv: {hostnme: a.b.example}", "mailsrv:'hostnme': no such key; did you mean hostname?"),
+    (
+        "mailsrv: {domains: [example.com]}",
+        "domains: stands at the top and under mailsrv:; remove one of them",
+    ),
+    (
+        "mailsrv: {hostname: mail}",
+        "mailsrv:hostname: 'mail' is not a host name; write it like mail.example.com",
+    ),
+    (
+        "mailsrv: {hostname: example.com}",
+        "mailsrv:hostname: example.com is a mail domain too; name the host mail.example.com",
+    ),
+    ("mailsrv: {tls: /etc/ssl/mail.pem}", "mailsrv:tls: must hold keys and values, not text"),
+    (
+        "mailsrv: {tls: {cert: /etc/ssl/mail.pem}}",
+        "mailsrv:tls:key: is missing; name both cert and key",
+    ),
+    (
+        "mailsrv: {tls: {cert: /etc/ssl/mail.pem, key: my key.pem}}",
+        "mailsrv:tls:key: 'my key.pem' is not a path; write it like /etc/ssl/mail.pem "
+        "or salt://mail.pem, without blanks",
+    ),
+    (
+        "mailsrv: {dkim: {signer: opendkim}}",
+        "mailsrv:dkim:signer: 'opendkim' is none; choose dkimproxy or dkimsign",
+    ),
+    (
+        "mailsrv: {dkim: {selector: Mail_1}}",
+        "mailsrv:dkim:selector: 'Mail_1' is not a selector; use a-z, 0-9 and inner hyphens",
+    ),
+    (
+        "mailsrv: {dkim: {selector: 2024}}",
+        "mailsrv:dkim:selector: '2024' is not a selector; use a-z, 0-9 and inner hyphens",
+    ),
+    (
+        "mailsrv: {dkim: {bits: 512}}",
+        "mailsrv:dkim:bits: '512' is none; choose 1024, 2048, 3072 or 4096",
+    ),
+    (
+        "mailsrv: {dkim: {bits: '2048'}}",
+        "mailsrv:dkim:bits: '2048' is none; choose 1024, 2048, 3072 or 4096",
+    ),
+    (
+        "mailsrv: {dkim: {bits: 2048.0}}",
+        "mailsrv:dkim:bits: '2048.0' is none; choose 1024, 2048, 3072 or 4096",
+    ),
+    (
+        "mailsrv: {dkim: {archive: {source: /tmp/dkimproxy.tar.gz}}}",
+        "mailsrv:dkim:archive: name both source and source_hash, the archive's SHA-256",
+    ),
+    (
+        "mailsrv: {dkim: {archive: {url: 1}}}",
+        "mailsrv:dkim:archive:'url': no such key; known are source, source_hash",
+    ),
+    (
+        "mailsrv: {passwords: {rounds: 999}}",
+        "mailsrv:passwords:rounds: '999' is none; choose one from 1000 to 1000000",
+    ),
+    (
+        "mailsrv: {passwords: {cost: 5}}",
+        "mailsrv:passwords:'cost': no such key; known are rounds",
+    ),
+]
+
+
+@pytest.mark.parametrize(("pillar", "sentence"), FAULTS, ids=[pillar for pillar, _ in FAULTS])
+def test_a_fault_is_named_with_its_key_and_its_cure(read, pillar, sentence):
+    with pytest.raises(SaltInvocationError) as raised:
+        read({"salt": "pepper", "domains": ["example.com"], **yaml.safe_load(pillar)})
+    assert str(raised.value) == f"the pillar is not valid:\n{sentence}"
+    assert SECRET not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("a", "a@", "@example.com", "a@b@example.com", "a+b@example.com", "a b@example.com", ""),
+        *(
+            "a:b@example.com",
+            "a#b@example.com",
+            "a/b@example.com",
+            ".a@example.com",
+            "%a@example.com",
+        ),
+        *("ä@example.com", "a@example", "a@example.com\n", f"{'a' * 65}@example.com", None, 5),
+    ],
+)
+def test_what_is_no_address_for_an_account_is_named_with_its_place(read, address):
+    with pytest.raises(SaltInvocationError) as raised:
+        read({"domains": ["example.com"], "accounts": [[address, SECRET]]})
+    head, fault = str(raised.value).split("\n")
+    assert head == "the pillar is not valid:"
+    assert re.fullmatch(
+        r"accounts\[0\]: .*; write it like user@example.com, with letters, digits and .*", fault
+    )
+
+
+def test_every_fault_is_named_at_once_in_the_order_of_the_reference(read):
+    pillar = """
+        salt: 1
+        domains: [example.com, mail]
+        accounts: [[a@example.com, 5], [b@example.com, '']]
+        mailsrv: {hostname: x, tls: {cert: c}, dkim: {bits: 1}, passwords: {rounds: 1}, more: 1}
+    """
+    with pytest.raises(SaltInvocationError) as raised:
+        read(yaml.safe_load(pillar))
+    lines = str(raised.value).splitlines()[1:]
+    assert [line.split(" ")[0].rstrip(":") for line in lines] == [
+        "mailsrv:'more'",
+        "salt",
+        "domains[1]",
+        "accounts[0]",
+        "accounts[1]",
+        "mailsrv:hostname",
+        "mailsrv:tls:cert",
+        "mailsrv:tls:key",
+        "mailsrv:dkim:bits",
+        "mailsrv:passwords:rounds",
+    ]
+
+
+def test_the_longest_password_is_the_longest_that_crypt_takes(read):
+    def pillar(length):
+        return {
+            "domains": ["example.com"],
+            "accounts": [["a@example.com", "ä" + "x" * (length - 2)]],
+        }
+
+    assert read(pillar(511))
+    with pytest.raises(SaltInvocationError, match="longer than the 511 bytes"):
+        read(pillar(512))
+
+
+@pytest.mark.parametrize(
+    "accounts",
+    [
+        [[SECRET, "a@example.com"]],
+        [[f"a@example.com {SECRET}"]],
+        [{"a@example.com": SECRET}],
+        [{"address": f"a@example.com:{SECRET}", "password": ""}],
+        [{"address": ["a@example.com", SECRET], "password": ""}],
+        {"a@example.com": SECRET},
+        f"a@example.com {SECRET}",
+    ],
+    ids=str,
+)
+def test_a_password_in_the_wrong_place_is_not_repeated(read, accounts):
+    with pytest.raises(SaltInvocationError) as raised:
+        read({"domains": ["example.com"], "accounts": accounts})
+    assert SECRET not in str(raised.value)
+
+
+# Any pillar at all
+
+any_number = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+junk = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(max_size=8)
+    | st.dates(max_value=datetime.date(2100, 1, 1)),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+nasty = st.sampled_from(
+    ["", " ", "#", "\n", "\t", ":", "/", "%d", "..", "\0", "@", ",", "{", "'", '"', "ä", "\u2028"]
+)
+domains = st.sampled_from(["example.com", "EXAMPLE.com", "test.com"]) | st.builds(
+    "{}{}example.com".format, nasty, nasty
+)
+addresses = st.builds("{}{}@{}".format, st.sampled_from(["a", "B.c", "d_=~^-e"]), nasty, domains)
+paths = st.builds("{}{}".format, st.sampled_from(["/etc/ssl/a", "salt://a", "a"]), nasty)
+secrets = st.text(min_size=1, max_size=8) | junk
+
+
+def section(**keys):
+    return st.fixed_dictionaries({}, optional={k: v | junk for k, v in keys.items()}) | junk
+
+
+accounts = st.lists(
+    st.lists(addresses | secrets, max_size=3)
+    | st.tuples(addresses, secrets).map(list)
+    | section(address=addresses, password=secrets, hash=st.just(HASH))
+    | junk,
+    max_size=4,
+)
+seed_keys = {"salt": st.text(), "domains": st.lists(domains, max_size=3), "accounts": accounts}
+pillars = st.fixed_dictionaries(
+    {},
+    optional={
+        **{key: value | junk for key, value in seed_keys.items()},
+        "mailsrv": section(
+            **seed_keys,
+            hostname=domains,
+            tls=section(cert=paths, key=paths),
+            dkim=section(
+                signer=st.sampled_from(["dkimproxy", "dkimsign"]),
+                selector=st.text(max_size=5),
+                bits=st.integers(),
+                archive=section(source=paths, source_hash=paths),
+            ),
+            passwords=section(rounds=st.integers()),
+        ),
+    },
+)
+likely = st.fixed_dictionaries(
+    {
+        "domains": st.lists(domains, min_size=1, max_size=2),
+        "accounts": st.lists(st.tuples(addresses, st.text("ab\x7f", max_size=2)), max_size=2).map(
+            lambda pairs: [list(pair) for pair in pairs]
+        ),
+    }
+)
+
+
+def texts(value):
+    if isinstance(value, dict):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, list):
+        for item in value:
+            yield from texts(item)
+    elif isinstance(value, str):
+        yield value
+
+
+def outcome(read, *arguments):
+    try:
+        return read(*arguments), None
+    except SaltInvocationError as exc:
+        return None, str(exc)
+
+
+@settings(any_number, max_examples=300)
+@given(pillars | likely, st.sampled_from(["Debian", "FreeBSD"]), domains | st.just("localhost"))
+@example({"mailsrv": {"dkim": {"signer": []}}}, "Debian", HOST)
+@example({"mailsrv": {"dkim": {"archive": {"\t": None}}}}, "Debian", HOST)
+def test_any_pillar_gives_a_clean_model_or_clear_faults(read, pillar, family, fqdn):
+    model, error = outcome(read, pillar, fqdn, family)
+    if error:
+        head, *faults = error.split("\n")
+        assert head == "the pillar is not valid:"
+        assert faults
+        assert all(
+            fault.isprintable() and re.match(r"[^ ]+( \([^ ]+\))?: ", fault) for fault in faults
+        )
+        return
+    model.pop("notes")
+    assert not [text for text in texts(model) if re.search(r"[\s#\0'\"{}<>|;$]", text)]
+    assert json.loads(json.dumps(model)) == model
+    for account in model["accounts"]:
+        local, _, domain = account["address"].partition("@")
+        assert domain in model["domains"]
+        assert not set(local) & set(":,/%+@\\")
+
+
+@any_number
+@given(pillars, st.text("0123456789", min_size=9, max_size=9), st.text(max_size=3))
+def test_no_secret_is_part_of_an_error(read, pillar, secret, other):
+    accounts = [
+        ["a@example.com", secret],
+        ["a@example.com", secret, other],
+        [f"a@example.com{other}", secret + other],
+        {"address": other, "password": secret, "hash": secret},
+        {"address": "a@example.com", "hash": secret},
+        {"adress": "a@example.com", "password": [secret]},
+    ]
+    with pytest.raises(SaltInvocationError) as raised:
+        read({"mailsrv": pillar.get("mailsrv"), "accounts": accounts, "salt": [secret]})
+    assert secret not in str(raised.value)
