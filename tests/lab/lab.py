@@ -56,7 +56,7 @@ def missing():
     if os.geteuid():
         return "the lab boots machines and needs root"
     packages = [package for need, package in NEEDS.items() if not shutil.which(need, os.F_OK)]
-    return packages and f"the lab needs: apt-get install {' '.join(packages)}"
+    return f"the lab needs: apt-get install {' '.join(packages)}" if packages else ""
 
 
 class Lab:

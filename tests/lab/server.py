@@ -133,6 +133,16 @@ class Server:
         return self.lab.outside.call(client, self.machine.fqdn, port, timeout=30, **options)
 
 
+def arrived(sink, *subjects):
+    """What came into the sink under those subjects, one envelope each, in their order."""
+
+    def found():
+        mails = {parsed(envelope.content)["Subject"]: envelope for envelope in sink.messages}
+        return [mails[subject] for subject in subjects] if mails.keys() >= {*subjects} else None
+
+    return until(found, 60, f"not all of {subjects} came")
+
+
 def parsed(message):
     """The message as an object, its headers decoded."""
     return email.message_from_bytes(message, policy=email.policy.default)

@@ -11,7 +11,7 @@ import ssl
 import pytest
 
 from lab import HEAD
-from server import CHECKOUT, Server, parsed, signed_by
+from server import CHECKOUT, Server, arrived, parsed, signed_by
 
 pytestmark = pytest.mark.lab
 
@@ -21,7 +21,7 @@ PILLAR = {
     "accounts": [
         ["ann@one.example", "ann's pass #1"],
         ["bob@one.example", "bob pass"],
-        ["eva@uno.example", "pässwörd"],
+        ["eva@uno.example", "p:ss {w}rd %u"],
     ],
 }
 
@@ -34,6 +34,9 @@ def servers(lab):
     )
     one = Server(lab, lab.machine("bookworm", "mail.one.example"))
     two = Server(lab, lab.machine("trixie", "mail.two.example"))
+    two.machine.run(
+        "apt-get update && apt-get install -y --no-install-recommends exim4-daemon-light"
+    )
     with concurrent.futures.ThreadPoolExecutor() as pool:
         first, second = pool.submit(one.bootstrap, PILLAR), pool.submit(two.bootstrap)
         one.output, two.output = first.result(), second.result()
@@ -62,7 +65,7 @@ def user(server):
     return next(iter(server.accounts))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def sink(lab):
     with lab.outside.sink() as sink:
         yield sink
@@ -118,19 +121,18 @@ def test_mail_from_outside_is_read_by_pop3(server, user, port):
 @pytest.mark.parametrize("port", [587, 465])
 def test_mail_to_the_outside_leaves_signed_once(lab, server, sink, user, port):
     subject = server.submit(user, ["somebody@elsewhere.example"], port=port)
-    (envelope,) = sink.wait()
-    server.idle()
-    assert len(sink.messages) == 1
+    (envelope,) = arrived(sink, subject)
     assert envelope.mail_from == user
-    assert parsed(envelope.content)["Subject"] == subject
     assert signed_by(lab, envelope.content) == {user.partition("@")[2]}
+    server.idle()
+    assert [parsed(e.content)["Subject"] for e in sink.messages].count(subject) == 1
 
 
 def test_every_domain_has_a_signature_that_verifies(lab, one, sink):
-    for user in "ann@one.example", "eva@uno.example":
-        one.submit(user, ["somebody@elsewhere.example"])
-    by_sender = {e.mail_from: signed_by(lab, e.content) for e in sink.wait(2)}
-    # dkimsign signs with the domain of From, all domains share one key.
+    """The filter signs with the domain of From; all domains share one key."""
+    users = ["ann@one.example", "eva@uno.example"]
+    subjects = [one.submit(user, ["somebody@elsewhere.example"]) for user in users]
+    by_sender = {e.mail_from: signed_by(lab, e.content) for e in arrived(sink, *subjects)}
     assert by_sender == {"ann@one.example": {"one.example"}, "eva@uno.example": {"uno.example"}}
 
 
@@ -140,18 +142,20 @@ def test_a_signature_survives_what_smtpd_completes_and_rewrites(lab, one, sink):
         "To": "somebody@elsewhere.example,\r\n other@elsewhere.example",
         "Cc": "=?utf-8?q?J=C3=B6?= <jo@elsewhere.example>",
     }
-    for port in 587, 465:
-        one.submit("ann@one.example", ["somebody@elsewhere.example"], port=port, **headers)
-    for envelope in sink.wait(2):
+    recipients = ["somebody@elsewhere.example"]
+    subjects = [
+        one.submit("ann@one.example", recipients, port=port, **headers) for port in (587, 465)
+    ]
+    for envelope in arrived(sink, *subjects):
         assert signed_by(lab, envelope.content) == {"one.example"}
         assert parsed(envelope.content)["Message-ID"]
 
 
 def test_mail_of_local_programs_leaves_signed(lab, one, sink):
     """No domain, no Date, no Message-ID: as cron(8) writes it."""
-    message = "From: root (Cron Daemon)\nTo: somebody@elsewhere.example\nSubject: cron\n\nhello\n"
-    one.machine.run(["sendmail", "-t"], input=message)
-    (envelope,) = sink.wait()
+    head = "From: root (Cron Daemon)\nTo: somebody@elsewhere.example\nSubject: from cron\n"
+    one.machine.run(["sendmail", "-t"], input=f"{head}\nhello\n")
+    (envelope,) = arrived(sink, "from cron")
     assert signed_by(lab, envelope.content) == {"one.example"}
 
 
@@ -163,9 +167,9 @@ def test_the_servers_write_to_each_other(one, two):
 
 
 def test_the_clients_address_does_not_leave(lab, one, sink):
-    for port in 587, 465:
-        one.submit("ann@one.example", ["somebody@elsewhere.example"], port=port)
-    for envelope in sink.wait(2):
+    recipients = ["somebody@elsewhere.example"]
+    subjects = [one.submit("ann@one.example", recipients, port=port) for port in (587, 465)]
+    for envelope in arrived(sink, *subjects):
         assert lab.outside.address.encode() not in envelope.content
         assert b"mail.one.example" in envelope.content
 
@@ -241,8 +245,7 @@ def test_a_wrong_password_and_an_unknown_user_are_refused(server, user):
 def test_nobody_sends_as_somebody_else(one):
     with one.submission() as smtp:
         smtp.login("ann@one.example", one.accounts["ann@one.example"])
-        smtp.ehlo()
-        assert smtp.mail("bob@one.example")[0] == 550 or smtp.mail("bob@one.example")[0] == 530
+        assert smtp.mail("bob@one.example")[0] == 530
 
 
 def test_no_password_is_taken_before_tls(lab, server, user):
@@ -272,7 +275,7 @@ def test_old_tls_is_refused(lab, server, port):
     old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
     old.set_ciphers("ALL:@SECLEVEL=0")
-    old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
+    old.options |= ssl.OP_NO_TLSv1_2 | ssl.OP_NO_TLSv1_3
     plain = lab.outside.call(socket.create_connection, (server.machine.fqdn, port))
     with plain, pytest.raises((ssl.SSLError, ConnectionError)):
         old.wrap_socket(plain)
@@ -312,18 +315,48 @@ def test_a_faulty_pillar_changes_nothing(one):
     assert one.machine.run("find /etc -newer /etc/smtpd.conf").stdout == before
 
 
+def test_the_signers_change_over_with_their_keys_and_records(lab, one, sink):
+    archive = one.machine.run(
+        f"apt-get install -y python3-dkim >&2 && cd {CHECKOUT}/tests/dkimproxy"
+        " && python3 archive.py /srv/dkimproxy.tar.gz"
+    )
+    records = one.salt("mailsrv.dns")
+    archive = {"source": "/srv/dkimproxy.tar.gz", "source_hash": f"sha256={archive.stdout.strip()}"}
+    one.write_pillar({**PILLAR, "mailsrv": {"dkim": {"signer": "dkimproxy", "archive": archive}}})
+    users = {"ann@one.example": {"one.example"}, "eva@uno.example": {"uno.example"}}
+    for service, pillar in (("active", None), ("inactive", PILLAR)):
+        if pillar:
+            one.write_pillar(pillar)
+        one.highstate()
+        assert one.highstate() == {}
+        assert one.machine.run("systemctl is-active dkimproxy_out", check=False).stdout == (
+            f"{service}\n"
+        )
+        assert one.salt("mailsrv.dns") == records
+        subjects = [one.submit(user, ["somebody@elsewhere.example"]) for user in users]
+        for envelope in arrived(sink, *subjects):
+            assert signed_by(lab, envelope.content) == users[envelope.mail_from]
+    assert set(one.salt("mailcheck.run").values()) == {"ok"}
+
+
+def test_the_stock_mta_is_off(two):
+    assert two.machine.run("systemctl is-enabled exim4", check=False).stdout != "enabled\n"
+    assert two.machine.run("pgrep exim4", check=False).stdout == ""
+
+
 def test_a_reboot_brings_everything_back(two):
     two.machine.reboot()
     assert set(two.salt("mailcheck.run").values()) == {"ok"}
 
 
+# Not of our making: the package's first start, before its spool exists; our own test of old TLS.
+EXPECTED = "purge_task: opendir|unsupported protocol"
+
+
 def test_the_daemons_have_nothing_to_complain_about(server):
     for unit in "opensmtpd", "dovecot":
-        journal = server.machine.journal(unit)
-        assert "imap" in journal or "smtp" in journal
-        complaints = [
-            line
-            for line in journal.splitlines()
-            if re.search(r"\b(warn|warning|error|fatal|panic)\b", line, re.IGNORECASE)
-        ]
-        assert complaints == []
+        lines = server.machine.journal(unit).splitlines()
+        assert len(lines) > 10
+        complaint = re.compile(r"\b(warn|warning|error|fatal|panic)\b", re.IGNORECASE)
+        complaints = [line for line in lines if complaint.search(line)]
+        assert [line for line in complaints if not re.search(EXPECTED, line)] == []

@@ -115,8 +115,9 @@ def end(group=""):
 def sweep():
     """Remove all that a lab leaves outside its caches: this one, or one that was killed."""
     end()
-    for path in Path("/run/netns").glob(f"{NAME}*"):
-        sh(f"ip netns del {path.name}")
+    for path in Path("/run/netns").glob("*"):
+        if path.name == NAME or path.name.startswith(f"{NAME}-"):
+            sh(f"ip netns del {path.name}")
     for directory in ("machines", "unfinished"):
         shutil.rmtree(CACHE / directory, ignore_errors=True)
 
@@ -186,7 +187,9 @@ class Gateway:
         self._resolver.nameservers = [GATEWAY]
         self.network = _namespace(NAME)
         with inside(self.network):
-            sh("ip link add wire type bridge")
+            # Without an address of its own, the bridge changes it as machines come and go, and
+            # those that remember the old one lose the gateway for a while.
+            sh("ip link add wire address 02:00:00:00:00:01 type bridge")
             sh(f"ip addr add {GATEWAY}/24 dev wire")
             sh("ip link set wire up")
             # Forwarding to nowhere: what is not relayed is refused at once instead of dropped.

@@ -105,6 +105,23 @@ mailsrv-opensmtpd-config:
       - dkim: {{ key.private }}
       {%- endfor %}
       - file: mailsrv-opensmtpd-mailname
+{%- if os.opensmtpd.init_defaults and grains["init"] != "systemd" %}
+
+# Debian's init script starts the new daemon before the old one has ended: "already running".
+mailsrv-opensmtpd-init-defaults:
+  file.append:
+    - name: {{ os.opensmtpd.init_defaults }}
+    - text: |
+        if [ "$1" = restart ]; then
+          "$0" stop
+          for try in 1 2 3 4 5 6 7 8 9; do [ -e /run/smtpd.pid ] || break; sleep 1; done
+          exec "$0" start
+        fi
+    - require:
+      - pkg: mailsrv-opensmtpd-packages
+    - require_in:
+      - service: mailsrv-opensmtpd-service
+{%- endif %}
 
 mailsrv-opensmtpd-service:
   service.running:

@@ -1,0 +1,164 @@
+"""Masterless minions of both systems in Salt's real loaders: no daemon, nothing outside of tmp."""
+
+import logging
+import re
+from pathlib import Path
+
+import pytest
+import salt.config
+import salt.loader
+import salt.pillar
+
+TESTS = Path(__file__).parent
+ROOT = TESTS.parents[1]
+PACKAGE = ROOT / "salt_mailsrv"
+
+# The grains that tell the systems apart, as salt/grains/core.py makes them: FreeBSD has no "init".
+LINUX_ONLY = {"init", "systemd", "selinux", "oscodename", "lsb_distrib_codename"}
+DEBIAN = {"os": "Debian", "os_family": "Debian", "kernel": "Linux", "init": "systemd"}
+FREEBSD = {"os": "FreeBSD", "os_family": "FreeBSD", "kernel": "FreeBSD"}
+SYSTEMS = {
+    "Debian": {**DEBIAN, "oscodename": "trixie", "osrelease": "13", "osmajorrelease": 13},
+    "FreeBSD": {**FREEBSD, "osfullname": "FreeBSD 14.3", "osrelease": "14.3", "osmajorrelease": 14},
+}
+NETWORK = {
+    "fqdn": "mx.example.com",
+    "ipv4": ["127.0.0.1", "192.0.2.1"],
+    "ipv6": ["::1", "2001:db8::1"],
+}
+CANDIDATES = {
+    "opensmtpd": "7.6.0p1-1",
+    "dovecot-core": "1:2.4.1+dfsg1-6+deb13u1",
+    "dovecot24": "2.4.5_2",
+}
+WRITTEN = {"name", "source", "contents", "template", "mode", "show_changes"}
+
+
+class Minion:
+    """A minion with a machine that is data; all its files are below `root`."""
+
+    loaded = None
+
+    def __init__(self, opts):
+        self.root = Path(opts["root_dir"])
+        self._opts = opts
+        self._known = {}
+        pillar = salt.pillar.get_pillar(opts, opts["grains"], opts["id"], "base")
+        opts["pillar"] = pillar.compile_pillar()
+
+    def __call__(self, function, *args, **kwargs):
+        if Minion.loaded is not self:
+            # Salt's renderers keep the grains of the minion that was loaded last.
+            utils = salt.loader.utils(self._opts)
+            self._functions = salt.loader.minion_mods(self._opts, utils=utils)
+            Minion.loaded = self
+        return self._functions[function](*args, **kwargs)
+
+    def bare(self, text):
+        """A text with the paths that it has on a real machine."""
+        return text.replace(str(self.root), "")
+
+    def low(self, sls="mailsrv", **mailsrv):
+        """The states of an SLS; `mailsrv` is added to the pillar."""
+        known = ("low", str(sls), repr(mailsrv))
+        if known not in self._known:
+            pillar = {"mailsrv": mailsrv} if mailsrv else None
+            self._known[known] = self("state.show_low_sls", sls, pillar=pillar)
+        low = self._known[known]
+        assert all(isinstance(chunk, dict) for chunk in low), "\n".join(map(str, low))
+        return low
+
+    def state(self, name, sls="mailsrv", **mailsrv):
+        """The one state with an ID, or, written `file: ID`, the one of that kind."""
+        kind, _, name = name.rpartition(": ")
+        (found,) = [
+            chunk
+            for chunk in self.low(sls, **mailsrv)
+            if chunk["__id__"] == name and kind in ("", chunk["state"])
+        ]
+        return found
+
+    def files(self, sls="mailsrv", **mailsrv):
+        """
+        The files that the states of an SLS write, by name, both as on a real machine.
+
+        They stand below `root` too. Owners, checks and requisites are left out: neither users nor
+        daemons need to be here.
+        """
+        known = ("files", sls, repr(mailsrv))
+        if known not in self._known:
+            self._known[known] = self._write(self.low(sls, **mailsrv), mailsrv)
+        return self._known[known]
+
+    def _write(self, low, mailsrv):
+        for directory in ("etc/mail", "usr/local/etc/mail"):
+            (self.root / directory).mkdir(parents=True, exist_ok=True)
+            (self.root / directory / "password.key").write_bytes(bytes(32))
+        names, states = [], {}
+        for chunk in low:
+            if (chunk["state"], chunk["fun"]) == ("file", "managed"):
+                names.append(chunk["name"])
+                assert chunk["name"].startswith(f"{self.root}/"), chunk
+                arguments = [{key: chunk[key]} for key in WRITTEN & chunk.keys()]
+                states[chunk["__id__"]] = {"file": ["managed", {"makedirs": True}, *arguments]}
+        result = self("state.high", states, pillar={"mailsrv": mailsrv} if mailsrv else None)
+        assert isinstance(result, dict), result
+        assert not [f"{r['name']}: {r['comment']}" for r in result.values() if not r["result"]]
+        return {self.bare(name): self.bare(Path(name).read_text()) for name in names}
+
+
+@pytest.fixture(scope="session")
+def grains(tmp_path_factory):
+    root = str(tmp_path_factory.mktemp("grains"))
+    found = salt.loader.grains(salt.config.apply_minion_config({"id": "minion", "root_dir": root}))
+    return {key: value for key, value in found.items() if key not in LINUX_ONLY}
+
+
+@pytest.fixture(scope="session")
+def minion(grains, tmp_path_factory):
+    """
+    A minion: its system, grains of its own, the packages and services of its machine, options.
+
+    The same one for the same arguments.
+    """
+    made = {}
+
+    def make(system="Debian", pillar="pillar.example", grains=(), packages=(), services=(), **opts):
+        arguments = repr((system, pillar, grains, packages, services, opts))
+        if arguments not in made:
+            root = tmp_path_factory.mktemp(system.lower())
+            opts = {
+                "id": "minion",
+                "root_dir": str(root),
+                "conf_file": str(root / "minion"),
+                "file_client": "local",
+                "file_roots": {"base": [str(overlay(root)), str(PACKAGE / "states")]},
+                "pillar_roots": {"base": [str(ROOT / pillar)]},
+                "module_dirs": [str(TESTS / "machine"), str(PACKAGE)],
+                "fileserver_list_cache_time": 0,
+                "lazy_loader_strict_matching": True,
+                "grains": {**real_grains, **NETWORK, **SYSTEMS[system], **dict(grains)},
+                "machine": {
+                    "packages": dict(packages),
+                    "candidates": CANDIDATES,
+                    "services": list(services),
+                },
+            } | opts
+            made[arguments] = Minion(salt.config.apply_minion_config(opts))
+        return made[arguments]
+
+    real_grains = grains
+    return make
+
+
+def overlay(root):
+    """A file root before the formula's own: the same osmap.yaml, its paths below `root`."""
+    osmap = (PACKAGE / "states/mailsrv/osmap.yaml").read_text()
+    moved = re.sub(r"(?<=: )/(?=(?:etc|usr/local|var|vmail|run)\b)", f"{root}/", osmap)
+    (root / "overlay/mailsrv").mkdir(parents=True)
+    (root / "overlay/mailsrv/osmap.yaml").write_text(moved)
+    return root / "overlay"
+
+
+def pytest_unconfigure():
+    logging.raiseExceptions = False  # salt logs to streams that pytest has closed

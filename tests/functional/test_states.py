@@ -1,0 +1,175 @@
+"""The states on both systems: they render, alone and together, and what they need is there."""
+
+import pytest
+
+SYSTEMS = ["Debian", "FreeBSD"]
+SIGNERS = ["dkimproxy", "dkimsign"]
+SEED = "tests/functional/seed"
+SEED_SLS = ["mailsrv.genkeys", "mailsrv.opensmtpd", "mailsrv.dovecot", "mailsrv.dkimproxy"]
+
+
+def dangling(low):
+    """Requisites that name no state of the run."""
+    there = {(c["state"], value) for c in low for value in (c["__id__"], c["name"])}
+    there |= {("sls", chunk["__sls__"]) for chunk in low}
+    return [
+        f"{chunk['__id__']}: {requisite}: {target}"
+        for chunk in low
+        for requisite in ("require", "watch", "onchanges", "onfail", "listen", "prereq")
+        for target in chunk.get(requisite, [])
+        if not set(target.items()) <= there
+    ]
+
+
+def named(low, *kind):
+    return {chunk["name"] for chunk in low if (chunk["state"], chunk["fun"]) == kind}
+
+
+@pytest.mark.parametrize(
+    ("pillar", "mailsrv"),
+    [
+        (SEED, {}),
+        ("pillar.example", {}),
+        ("pillar.example", {"dkim": {"signer": "dkimproxy"}}),
+        ("pillar.example", {"dkim": {"signer": "dkimsign"}}),
+    ],
+    ids=["seed", "example", *SIGNERS],
+)
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_the_whole_server_renders_and_every_requisite_is_met(minion, system, pillar, mailsrv):
+    low = minion(system, pillar).low(**mailsrv)
+    assert not dangling(low)
+    for kind in ("pkg.installed", "file.managed", "dkim.key_present", "service.running"):
+        assert named(low, *kind.split("."))
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_the_top_file_names_the_whole_server(minion, system):
+    assert minion(system)("state.show_top") == {"base": ["mailsrv"]}
+
+
+@pytest.mark.parametrize("sls", ["mailsrv.tls", *SEED_SLS])
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_every_room_can_be_applied_alone(minion, system, sls):
+    settings = {"dkim": {"signer": "dkimproxy"}} if sls == "mailsrv.dkimproxy" else {}
+    assert not dangling(minion(system).low(sls, **settings))
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_the_top_file_of_2015_makes_a_whole_server(minion, system):
+    low = minion(system, SEED).low(SEED_SLS)
+    assert not dangling(low)
+    whole = named(minion(system, SEED).low(), "service", "running")
+    assert named(low, "service", "running") == whole
+
+
+@pytest.mark.parametrize(("system", "signer"), [("Debian", "dkimsign"), ("FreeBSD", "dkimproxy")])
+def test_the_signer_is_the_systems_own_where_the_pillar_names_none(minion, system, signer):
+    rooms = {chunk["__sls__"] for chunk in minion(system).low()}
+    assert [name for name in SIGNERS if f"mailsrv.{name}" in rooms] == [signer]
+
+
+@pytest.mark.parametrize("selector", ["007", "1.10", "yes"])
+def test_a_selector_that_yaml_reads_otherwise_stays_text(minion, selector):
+    keys = [c for c in minion().low(dkim={"selector": selector}) if c["state"] == "dkim"]
+    assert [key["selector"] for key in keys] == [selector]
+
+
+@pytest.mark.parametrize("init", ["systemd", "sysvinit"])
+def test_a_dkimproxy_without_a_package_is_started_by_the_machines_init(minion, init):
+    low = minion(grains=(("init", init),)).low("mailsrv.dkimproxy", dkim={"signer": "dkimproxy"})
+    starters = {
+        "systemd": "/etc/systemd/system/dkimproxy_out.service",
+        "sysvinit": "/etc/init.d/dkimproxy_out",
+    }
+    assert [name for name in starters.values() if name in named(low, "file", "managed")] == [
+        starters[init]
+    ]
+
+
+def test_the_archive_of_dkimproxy_is_known_by_its_checksum(minion):
+    archive = minion().state("mailsrv-dkimproxy-archive", dkim={"signer": "dkimproxy"})
+    assert archive["source"].startswith("https://")
+    assert len(archive["source_hash"]) == len("sha256=") + 64
+
+
+def test_freebsd_has_a_package_of_dkimproxy(minion):
+    low = minion("FreeBSD").low()
+    assert not [chunk for chunk in low if chunk["state"] == "archive"]
+    assert ["dkimproxy"] in [chunk.get("pkgs") for chunk in low]
+
+
+@pytest.mark.parametrize(
+    ("system", "here"),
+    [("Debian", ["exim4"]), ("Debian", ["postfix", "sendmail"]), ("FreeBSD", ["sendmail"])],
+)
+def test_the_mail_server_that_came_with_the_system_gives_way(minion, system, here):
+    machine = minion(system, services=("cron", *here))
+    assert named(machine.low(), "service", "dead") == set(here)
+    assert not any(machine.state(f"mailsrv-stock-mta-{name}")["enable"] for name in here)
+
+
+def test_a_signer_of_before_is_retired_once_mail_goes_elsewhere(minion):
+    machine = minion(services=("dkimproxy_out",))
+    assert named(machine.low(), "service", "dead") == {"dkimproxy_out"}
+    requisites = machine.state("mailsrv-dkimproxy-retired")["require"]
+    assert requisites == [{"service": "mailsrv-opensmtpd-service"}]
+    assert not named(machine.low(dkim={"signer": "dkimproxy"}), "service", "dead")
+
+
+BOOKWORM = {"grains": (("oscodename", "bookworm"),), "packages": (("opensmtpd", "6.8.0p2-4"),)}
+
+
+def test_an_opensmtpd_that_openssl_3_breaks_is_taken_from_backports(minion):
+    machine = minion(**BOOKWORM)
+    packages = machine.state("mailsrv-opensmtpd-packages")
+    assert (packages["fun"], packages["fromrepo"]) == ("latest", "bookworm-backports")
+    source = machine.state("mailsrv-opensmtpd-backports")
+    assert "\nSuites: bookworm-backports\n" in source["contents"]
+    assert minion().state("mailsrv-opensmtpd-packages")["fun"] == "installed"
+
+
+@pytest.mark.parametrize(("system", "os"), [("Debian", "Ubuntu"), ("FreeBSD", "FreeBSD")])
+def test_where_there_are_no_backports_such_an_opensmtpd_is_refused(minion, system, os):
+    machine = minion(system, grains=(("os", os),), packages=BOOKWORM["packages"])
+    (error,) = machine("state.show_low_sls", "mailsrv")
+    assert (
+        "mailsrv: OpenSMTPD before 7.3 cannot speak TLS with OpenSSL 3; install 7.3 or later first"
+    ) in error
+
+
+def test_a_machine_without_a_name_says_what_it_is_called(minion):
+    (note,) = [c for c in minion(grains=(("fqdn", "localhost"),)).low() if c["state"] == "test"]
+    assert note["text"].startswith(
+        "this machine's own name, localhost, cannot be the mail server's: it is called "
+    )
+    assert not [chunk for chunk in minion().low() if chunk["state"] == "test"]
+
+
+def test_a_certificate_of_the_file_server_is_put_where_the_daemons_read_it(minion):
+    machine = minion()
+    tls = {"cert": "salt://mx.pem", "key": "salt://mx.key"}
+    for part, name in (("cert", "mx.example.com.crt"), ("key", "mx.example.com.key")):
+        state = machine.state(f"mailsrv-tls-{part}", "mailsrv.tls", tls=tls)
+        assert machine.bare(state["name"]) == f"/etc/mail/tls/{name}"
+        assert (state["source"], state["mode"]) == (tls[part], "0600")
+        assert state["show_changes"] is False
+    assert "mailsrv-tls-self-signed" not in {c["__id__"] for c in machine.low(tls=tls)}
+
+
+def test_the_longest_hostname_fits_into_the_certificate_that_is_made(minion, program, tmp_path):
+    """openssl: "string too long: maxsize=64" """
+    label = "a" * 60
+    state = minion().state("cmd: mailsrv-tls-self-signed", hostname=f"{label}.{label}.example.com")
+    made = minion()(
+        "cmd.run_all",
+        state["name"],
+        env=[
+            {key: f"{tmp_path}/{key}" if key in ("CERT", "KEY") else value}
+            for item in state["env"]
+            for key, value in item.items()
+        ],
+        python_shell=True,
+    )
+    assert program("openssl")
+    assert made["retcode"] == 0, made["stdout"]
