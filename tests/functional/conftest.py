@@ -1,5 +1,6 @@
 """Masterless minions of both systems in Salt's real loaders: no daemon, nothing outside of tmp."""
 
+import json
 import logging
 import re
 from pathlib import Path
@@ -31,7 +32,7 @@ CANDIDATES = {
     "dovecot-core": "1:2.4.1+dfsg1-6+deb13u1",
     "dovecot24": "2.4.5_2",
 }
-WRITTEN = {"name", "source", "contents", "template", "mode", "show_changes"}
+WRITTEN = {"name", "source", "contents", "template", "mode", "show_changes", "makedirs"}
 
 
 class Minion:
@@ -54,9 +55,18 @@ class Minion:
             Minion.loaded = self
         return self._functions[function](*args, **kwargs)
 
+    def configure(self):
+        """Write the configuration of salt-call into `root`."""
+        plain = {key: self._opts[key] for key in self._opts["configured"]}
+        (self.root / "minion").write_text(json.dumps(plain))
+
     def bare(self, text):
         """A text with the paths that it has on a real machine."""
         return text.replace(str(self.root), "")
+
+    def at(self, name):
+        """Where a file of a real machine is here."""
+        return self.root / self.bare(name).lstrip("/")
 
     def low(self, sls="mailsrv", **mailsrv):
         """The states of an SLS; `mailsrv` is added to the pillar."""
@@ -82,29 +92,32 @@ class Minion:
         """
         The files that the states of an SLS write, by name, both as on a real machine.
 
-        They stand below `root` too. Owners, checks and requisites are left out: neither users nor
-        daemons need to be here.
+        They stand :meth:`at` a place below `root`. Owners, checks and requisites are left out:
+        neither users nor daemons need to be here.
         """
-        known = ("files", sls, repr(mailsrv))
+        known = ("files", str(sls), repr(mailsrv))
         if known not in self._known:
-            self._known[known] = self._write(self.low(sls, **mailsrv), mailsrv)
+            self._known[known] = {
+                name: self.bare(self.at(name).read_text()) for name in self.write(sls, **mailsrv)
+            }
         return self._known[known]
 
-    def _write(self, low, mailsrv):
-        for directory in ("etc/mail", "usr/local/etc/mail"):
-            (self.root / directory).mkdir(parents=True, exist_ok=True)
-            (self.root / directory / "password.key").write_bytes(bytes(32))
-        names, states = [], {}
-        for chunk in low:
+    def write(self, sls="mailsrv", **mailsrv):
+        """Write the files; the changes of each, by its name on a real machine."""
+        for key in ("/etc/mail/password.key", "/usr/local/etc/mail/password.key"):
+            self.at(key).parent.mkdir(parents=True, exist_ok=True)
+            self.at(key).write_bytes(bytes(32))
+        states = {}
+        for chunk in self.low(sls, **mailsrv):
             if (chunk["state"], chunk["fun"]) == ("file", "managed"):
-                names.append(chunk["name"])
-                assert chunk["name"].startswith(f"{self.root}/"), chunk
+                chunk = {**chunk, "name": str(self.at(chunk["name"])), "makedirs": True}
                 arguments = [{key: chunk[key]} for key in WRITTEN & chunk.keys()]
-                states[chunk["__id__"]] = {"file": ["managed", {"makedirs": True}, *arguments]}
-        result = self("state.high", states, pillar={"mailsrv": mailsrv} if mailsrv else None)
+                states[chunk["__id__"]] = {"file": ["managed", *arguments]}
+        pillar = mailsrv.pop("pillar", None) or ({"mailsrv": mailsrv} if mailsrv else None)
+        result = self("state.high", states, pillar=pillar)
         assert isinstance(result, dict), result
         assert not [f"{r['name']}: {r['comment']}" for r in result.values() if not r["result"]]
-        return {self.bare(name): self.bare(Path(name).read_text()) for name in names}
+        return {self.bare(state["name"]): state["changes"] for state in result.values()}
 
 
 @pytest.fixture(scope="session")
@@ -144,11 +157,25 @@ def minion(grains, tmp_path_factory):
                     "services": list(services),
                 },
             } | opts
+            opts["configured"] = [*opts]
             made[arguments] = Minion(salt.config.apply_minion_config(opts))
         return made[arguments]
 
     real_grains = grains
     return make
+
+
+@pytest.fixture(scope="session")
+def pillar(tmp_path_factory):
+    """A directory with a pillar of its own."""
+
+    def write(text):
+        directory = tmp_path_factory.mktemp("pillar")
+        (directory / "top.sls").write_text("base: {'*': [users]}\n")
+        (directory / "users.sls").write_text(text)
+        return str(directory)
+
+    return write
 
 
 def overlay(root):

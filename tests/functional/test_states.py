@@ -155,21 +155,3 @@ def test_a_certificate_of_the_file_server_is_put_where_the_daemons_read_it(minio
         assert (state["source"], state["mode"]) == (tls[part], "0600")
         assert state["show_changes"] is False
     assert "mailsrv-tls-self-signed" not in {c["__id__"] for c in machine.low(tls=tls)}
-
-
-def test_the_longest_hostname_fits_into_the_certificate_that_is_made(minion, program, tmp_path):
-    """openssl: "string too long: maxsize=64" """
-    label = "a" * 60
-    state = minion().state("cmd: mailsrv-tls-self-signed", hostname=f"{label}.{label}.example.com")
-    made = minion()(
-        "cmd.run_all",
-        state["name"],
-        env=[
-            {key: f"{tmp_path}/{key}" if key in ("CERT", "KEY") else value}
-            for item in state["env"]
-            for key, value in item.items()
-        ],
-        python_shell=True,
-    )
-    assert program("openssl")
-    assert made["retcode"] == 0, made["stdout"]

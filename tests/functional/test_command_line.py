@@ -1,0 +1,83 @@
+"""salt-call, as a person types it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from Crypto.PublicKey import RSA
+
+SEED_HASH = (
+    "$6$aoiuasdfhalsdfiu$2K1Ck/C/FKHeU5wqftVRuuQralARHm2EhAAxc1N3cOFfR4cggSGunhuWnJ3."
+    "SxB28h1B4b8oI6vXBxnPirJgB1"
+)
+
+
+@pytest.fixture(scope="session")
+def salt_call(minion):
+    """Run salt-call with the configuration of a minion: status, output, everything it said."""
+
+    def call(*arguments, out="json", machine=None, **options):
+        machine = machine or minion(**options)
+        machine.configure()
+        command = [Path(sys.executable).with_name("salt-call"), "--config-dir", machine.root]
+        command += ["--retcode-passthrough", "--log-level=error", f"--out={out}", *arguments]
+        ran = subprocess.run(command, capture_output=True, text=True)
+        output = json.loads(ran.stdout)["local"] if out == "json" else ran.stdout
+        return ran.returncode, output, ran.stdout + ran.stderr
+
+    return call
+
+
+def test_password_hash_gives_what_it_gave_in_the_seed(salt_call):
+    status, output, _ = salt_call("password.hash", "pass1", "aoiuasdfhalsdfiuyh")
+    assert (status, output) == (0, SEED_HASH)
+
+
+def test_dkim_generate_gives_a_pair(salt_call):
+    status, (private, public), _ = salt_call("dkim.generate", "1024")
+    assert status == 0
+    assert RSA.import_key(private).size_in_bits() == 1024
+    assert public.startswith("MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCB")
+
+
+def test_lint_finds_nothing_in_the_example(salt_call):
+    assert salt_call("mailsrv.lint")[:2] == (0, [])
+
+
+def test_lint_fails_with_every_fault_and_no_secret(salt_call, pillar):
+    text = "domains: [mail]\naccounts: [[a@example.com, hunter2, hunter2], [b, '']]\n"
+    status, faults, said = salt_call("mailsrv.lint", pillar=pillar(text))
+    assert status == 1
+    assert [fault.split(": ")[0] for fault in faults] == [
+        "domains[0]",
+        "accounts[0]",
+        "accounts[1]",
+    ]
+    assert "hunter2" not in said
+
+
+def test_a_faulty_pillar_stops_a_run_with_a_status(salt_call, pillar):
+    status, output, said = salt_call(
+        "state.show_sls", "mailsrv", pillar=pillar("domains: [mail]\n")
+    )
+    assert status != 0
+    assert "domains[0]: 'mail' is not a domain; write it like example.com" in said
+
+
+def test_the_zone_that_is_printed_loads(salt_call, minion, load_zone):
+    machine = minion()
+    for key in [chunk for chunk in machine.low() if chunk["state"] == "dkim"]:
+        file = machine.at(key["name"])
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(RSA.generate(2048).export_key())
+    status, output, _ = salt_call("mailsrv.zone", "example.com", machine=machine, out="txt")
+    assert status == 0
+    load_zone("example.com", "".join(line[len("local: ") :] for line in output.splitlines(True)))
+
+
+def test_a_mail_client_is_told_what_to_type(salt_call):
+    status, told, _ = salt_call("mailsrv.client")
+    assert status == 0
+    assert "mx.example.com, port 993" in told["incoming mail"]

@@ -1,0 +1,236 @@
+"""dkim.key_present: a key that is made once, stays, and never leaves its file."""
+
+import base64
+import grp
+import os
+import pwd
+import re
+import stat
+
+import pytest
+from Crypto.PublicKey import RSA
+
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root can give a key to the user that signs with it"
+)
+SIGNER = "nobody"
+
+
+@pytest.fixture
+def key(tmp_path):
+    return tmp_path / "dkim/example.com/s1.private"
+
+
+@pytest.fixture
+def record(key):
+    return key.with_suffix(".public")
+
+
+@pytest.fixture
+def present(minion, key, record, caplog):
+    """Apply the state; what it returns and logs is searched for the key."""
+
+    def apply(test=False, **arguments):
+        arguments = {"selector": "s1", "public": str(record), "bits": 1024, **arguments}
+        arguments = {"user": SIGNER, **arguments, "test": test}
+        (ret,) = minion()("state.single", "dkim.key_present", str(key), **arguments).values()
+        said = f"{ret} {caplog.text}"
+        assert "PRIVATE" not in said
+        if key.is_file():
+            assert not [line for line in key.read_text().splitlines() if line and line in said]
+        return ret
+
+    return apply
+
+
+def pem(bits=1024):
+    return RSA.generate(bits).export_key().decode() + "\n"
+
+
+def public(private):
+    return base64.b64encode(RSA.import_key(private).public_key().export_key("DER")).decode()
+
+
+def published(record):
+    return "".join(re.findall(r'"([^"]*)"', record.read_text()))
+
+
+def owner(path):
+    status = path.stat()
+    user, group = pwd.getpwuid(status.st_uid).pw_name, grp.getgrgid(status.st_gid).gr_name
+    return user, group, stat.S_IMODE(status.st_mode)
+
+
+GROUP = grp.getgrgid(pwd.getpwnam(SIGNER).pw_gid).gr_name
+
+
+def test_a_key_and_its_record_are_made(present, key, record):
+    ret = present()
+    assert (ret["result"], ret["comment"]) == (True, "the key was made")
+    assert ret["changes"] == {"key": "RSA, 1024 bits, new", "record": str(record)}
+    assert RSA.import_key(key.read_text()).size_in_bits() == 1024
+    assert owner(key) == (SIGNER, GROUP, 0o440)
+    assert owner(record)[2] == 0o644
+    assert record.read_text().startswith("s1._domainkey\tIN\tTXT\t( ")
+    assert published(record) == f"v=DKIM1; k=rsa; t=s; p={public(key.read_text())}"
+    assert os.listdir(key.parent) == sorted([key.name, record.name]) or (
+        set(os.listdir(key.parent)) == {key.name, record.name}
+    )
+
+
+@pytest.mark.parametrize("test", [False, True])
+def test_a_key_that_is_there_is_kept_whatever_its_length(present, key, test):
+    present(bits=1024)
+    before = key.read_bytes(), key.stat().st_mtime_ns
+    ret = present(bits=2048, test=test)
+    assert (ret["result"], ret["changes"]) == (True, {})
+    assert ret["comment"] == "the key is present"
+    assert (key.read_bytes(), key.stat().st_mtime_ns) == before
+
+
+@pytest.mark.parametrize("adopted", [False, True])
+def test_in_test_mode_a_key_would_be_made_and_nothing_is(present, key, tmp_path, adopted):
+    old = tmp_path / "old"
+    if adopted:
+        old.write_text(pem())
+    ret = present(test=True, adopt=[str(old)])
+    assert ret["result"] is None
+    assert ret["changes"]["key"] == (f"adopted from {old}" if adopted else "RSA, 1024 bits, new")
+    assert "would be" in ret["comment"]
+    assert not key.parent.exists()
+
+
+def test_in_test_mode_the_signer_may_still_be_missing(present, key):
+    assert present(test=True, user="nobody-of-that-name")["result"] is None
+    present()
+    assert present(test=True, user="nobody-of-that-name")["result"] is None
+    assert owner(key)[0] == SIGNER
+
+
+def test_the_first_key_that_exists_is_adopted_and_left_where_it_is(present, key, record, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.write_text(pem())
+    second.write_text(pem())
+    ret = present(adopt=[str(tmp_path / "missing"), str(first), str(second)])
+    assert ret["changes"]["key"] == f"adopted from {first}"
+    assert key.read_text() == first.read_text()
+    assert published(record).endswith(f"p={public(first.read_text())}")
+    assert owner(key) == (SIGNER, GROUP, 0o440)
+    assert present(adopt=[str(second)])["changes"] == {}
+
+
+@pytest.mark.parametrize("test", [False, True])
+@pytest.mark.parametrize("what", ["owner", "group", "mode"])
+def test_owner_and_mode_are_repaired(present, key, what, test):
+    present()
+    if what == "mode":
+        key.chmod(0o644)
+    else:
+        os.chown(key, 0 if what == "owner" else -1, 0)
+    before, private = owner(key), key.read_text()
+    ret = present(test=test)
+    assert ret["result"] is (None if test else True)
+    assert ret["changes"] == {"owner": f"{SIGNER}:{SIGNER} 0440"}
+    assert owner(key) == (before if test else (SIGNER, GROUP, 0o440))
+    assert key.read_text() == private
+
+
+@pytest.mark.parametrize("test", [False, True])
+@pytest.mark.parametrize("content", [None, "", 's1._domainkey IN TXT ( "v=DKIM1; p=AAAA" )\n', "é"])
+def test_the_record_follows_the_key(present, key, record, content, test):
+    present()
+    right, private = record.read_text(), key.read_text()
+    if content is None:
+        record.unlink()
+    else:
+        record.write_text(content)
+    ret = present(test=test)
+    assert ret["result"] is (None if test else True)
+    assert ret["changes"] == {"record": str(record)}
+    if not test:
+        assert record.read_text() == right
+    assert key.read_text() == private
+
+
+def test_a_new_selector_makes_a_new_record_of_the_same_key(present, key, record):
+    present()
+    value = published(record)
+    assert present(selector="s2")["changes"] == {"record": str(record)}
+    assert record.read_text().startswith("s2._domainkey\t")
+    assert published(record) == value
+
+
+@pytest.mark.parametrize("test", [False, True])
+@pytest.mark.parametrize("where", ["key", "adopted"])
+@pytest.mark.parametrize("content", ["", "hunter2\n", "-----BEGIN RSA PRIVATE KEY-----\nMIIC\n"])
+def test_a_file_that_holds_no_key_is_refused_and_stays_as_it_is(
+    present, key, tmp_path, content, where, test
+):
+    file = key if where == "key" else tmp_path / "old"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(content)
+    ret = present(test=test, adopt=[str(tmp_path / "old")])
+    assert (ret["result"], ret["changes"]) == (False, {})
+    assert ret["comment"] == (
+        f"{key}: {file} holds no RSA private key; move it away to have a new one made"
+    )
+    assert file.read_text() == content
+    assert where == "key" or not key.exists()
+
+
+def test_a_directory_in_the_place_of_the_key_is_a_fault(present, key):
+    key.mkdir(parents=True)
+    ret = present()
+    assert ret["result"] is False
+    assert str(key) in ret["comment"]
+
+
+@pytest.mark.parametrize("who", ["user", "group"])
+def test_a_signer_that_does_not_exist_is_named_and_nothing_is_made(present, key, who):
+    ret = present(**{who: "nobody-of-that-name"})
+    assert (ret["result"], ret["changes"]) == (False, {})
+    assert ret["comment"] == f"{key}: no such user or group: {_quoted('nobody-of-that-name', ret)}"
+    assert not key.exists()
+
+
+def _quoted(name, ret):
+    return re.search(rf".*: (.*{name}.*)", ret["comment"])[1]
+
+
+def test_a_run_that_is_interrupted_leaves_no_half_key(present, key, monkeypatch):
+    def rename(*paths):
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", rename)
+        patch.setattr(os, "replace", rename)
+        assert present()["result"] is False
+    assert not key.exists()
+    assert os.listdir(key.parent) == []
+    assert present()["result"] is True
+
+
+def test_a_key_is_complete_and_closed_before_it_has_its_name(present, key, monkeypatch):
+    rename, seen = os.rename, []
+
+    def look(source, target):
+        if target == str(key):
+            seen.append((owner(type(key)(source)), RSA.import_key(open(source).read())))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", look)
+    present()
+    ((before, made),) = seen
+    assert before == (SIGNER, GROUP, 0o440)
+    assert made == RSA.import_key(key.read_text())
+
+
+def test_the_signer_reaches_the_key_whatever_the_umask_of_the_run(present, key, record, tmp_path):
+    before = os.umask(0o077)
+    try:
+        assert present()["result"] is True
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(record.stat().st_mode) == 0o644
+    for directory in (key.parent, key.parent.parent):
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o755

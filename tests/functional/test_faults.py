@@ -1,0 +1,61 @@
+"""A pillar that cannot be used, or a minion that is not ready: said clearly, and nothing is done."""
+
+import pytest
+
+ROOMS = ["genkeys", "tls", "opensmtpd", "dovecot", "dkimproxy", "dkimsign"]
+FAULTY = {
+    "domains": ["example.com", "mail"],
+    "accounts": [["user1@example.com", 12345], ["user2@example.com", "hunter2", "hunter2"]],
+    "mailsrv": {"dkim": {"bits": 512}, "hostnme": "mx.example.com"},
+}
+
+
+@pytest.fixture
+def faulty(minion, pillar):
+    return minion(pillar=pillar(f"#!json\n{FAULTY!r}".replace("'", '"')))
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments"),
+    [
+        ("state.apply", ["mailsrv"]),
+        ("state.apply", []),
+        ("state.highstate", []),
+        ("state.show_sls", ["mailsrv"]),
+        *(("state.show_sls", [f"mailsrv.{room}"]) for room in ROOMS),
+    ],
+    ids=str,
+)
+def test_a_faulty_pillar_is_refused_with_the_sentences_of_lint(faulty, function, arguments):
+    sentences = faulty("mailsrv.lint")
+    assert len(sentences) == 5
+    test = {} if "show" in function else {"test": True}
+    errors = faulty(function, *arguments, **test)
+    assert all(isinstance(error, str) for error in errors), errors
+    for error in errors:
+        assert "\n".join(["the pillar is not valid:", *sentences, ""]) in error
+        assert "hunter2" not in error
+
+
+def test_what_is_not_synced_yet_is_said_in_one_sentence_with_the_cure(minion):
+    (error,) = minion(disable_modules=["mailsrv"])("state.show_sls", "mailsrv")
+    assert (
+        "mailsrv: the execution modules are not on this minion yet; "
+        "run: salt-call saltutil.sync_all"
+    ) in error
+
+
+def test_the_file_root_syncs_every_module(minion):
+    synced = minion(module_dirs=[])("saltutil.sync_all")
+    assert {"modules.mailsrv", "modules.password", "modules.dkim"} <= set(synced["modules"])
+    assert synced["states"] == ["states.dkim"]
+
+
+def test_a_system_that_is_not_in_the_map_is_named(minion):
+    (error,) = minion(grains=(("os_family", "RedHat"),))("state.show_sls", "mailsrv")
+    assert "mailsrv: this formula knows Debian and FreeBSD, not RedHat" in error
+
+
+def test_without_a_pillar_the_first_thing_to_write_is_named(minion, pillar):
+    (error,) = minion(pillar=pillar("{}"))("state.show_sls", "mailsrv")
+    assert "domains: list at least one domain, e.g. domains: [example.com]" in error

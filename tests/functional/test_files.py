@@ -1,0 +1,389 @@
+"""The files that the daemons read, on both systems, for both Dovecots and both signers."""
+
+import os
+import re
+import subprocess
+from types import SimpleNamespace
+
+import pytest
+from cryptography import x509
+from passlib.hash import sha512_crypt
+
+CASES = [
+    ("Debian", "2.3", "dkimsign"),
+    ("Debian", "2.3", "dkimproxy"),
+    ("Debian", "2.4", "dkimsign"),
+    ("Debian", "2.4", "dkimproxy"),
+    ("FreeBSD", "2.3", "dkimproxy"),
+    ("FreeBSD", "2.4", "dkimsign"),
+    ("FreeBSD", "2.4", "dkimproxy"),
+]
+DOVECOTS = {
+    ("Debian", "2.3"): ("dovecot-core", "1:2.3.19.1+dfsg1-2.1+deb12u7"),
+    ("Debian", "2.4"): ("dovecot-core", "1:2.4.1+dfsg1-6+deb13u1"),
+    ("FreeBSD", "2.3"): ("dovecot24", "2.3.21.1_4"),
+    ("FreeBSD", "2.4"): ("dovecot24", "2.4.5_2"),
+}
+ACCOUNTS = {"user1@example.com": "pass1", "users2@example.com": "pass2", "users3@test.com": "pass3"}
+TABLES = ["vdomains", "recipients", "virtuals", "credentials", "dovecot-passwd", "keyfiles"]
+
+
+@pytest.fixture(scope="session")
+def written(minion):
+    """The files of a case by their last name; `at` has their whole names."""
+
+    def write(system, dovecot, signer, pillar="pillar.example", **mailsrv):
+        machine = minion(system, pillar, packages=(DOVECOTS[system, dovecot],))
+        at = machine.files(dkim={"signer": signer}, **mailsrv)
+        files = {os.path.basename(name): text for name, text in at.items()}
+        assert len(files) == len(at)
+        case = {"machine": machine, "at": at, "files": files, "signer": signer}
+        return SimpleNamespace(**case, system=system, dovecot=dovecot)
+
+    return write
+
+
+@pytest.fixture(params=CASES, ids="-".join)
+def case(request, written):
+    return written(*request.param)
+
+
+def entries(table):
+    """The lines of a table that are no comment."""
+    return [line for line in table.splitlines() if not line.startswith("#")]
+
+
+def conf(text):
+    """The lines of a configuration, without comments and blank lines."""
+    return [line for line in map(str.strip, text.splitlines()) if line and line[0] != "#"]
+
+
+def test_nothing_of_the_template_is_left_in_a_file(case):
+    for name, text in case.files.items():
+        assert not re.search(r"{[{%#]|[%#]}|}}|\b(None|True|False|Undefined)\b", text), name
+        assert not re.search(r"[ \t]$", text, re.M), name
+        assert re.match(r"\S", text), name
+        assert text.endswith("\n"), name
+        assert not text.endswith("\n\n"), name
+
+
+def test_the_paths_are_those_of_the_system(case):
+    known = {"/etc/mail/aliases", "/etc/mail/mailer.conf", "/var/run/dovecot/lmtp", "/vmail"}
+    absolute = r"(?<![\w~}.:/-])/(?:[\w.-]+/?)+"
+    for name, text in {**case.at, "names": "\n".join(case.at)}.items():
+        paths = set(re.findall(absolute, text))
+        if case.system == "FreeBSD":
+            strange = {path for path in paths if not path.startswith("/usr/local/")} - known
+            strange = {path for path in strange if not path.startswith("/vmail")}
+        else:
+            strange = {path for path in paths if path.startswith(("/usr/local/etc", "/vmail"))}
+        assert not strange, name
+
+
+def test_the_addresses_of_the_pillar_are_in_every_table(case):
+    files = case.files
+    assert entries(files["vdomains"]) == ["example.com", "test.com"]
+    assert entries(files["recipients"]) == [*ACCOUNTS]
+    assert entries(files["virtuals"]) == [f"{address} vmail" for address in ACCOUNTS]
+
+
+def test_everybody_may_send_as_themselves_alone(case):
+    (table,) = re.findall(r"^table sendas file:.*/(.*)$", case.files["smtpd.conf"], re.M)
+    assert entries(case.files[table]) == [f"{address} {address}" for address in ACCOUNTS]
+
+
+def test_both_daemons_know_the_same_hash_of_each_password(case):
+    credentials = dict(line.split(" ") for line in entries(case.files["credentials"]))
+    passwd = dict(line.split(":", 1) for line in entries(case.files["dovecot-passwd"]))
+    assert list(credentials) == list(passwd) == list(ACCOUNTS)
+    for address, password in ACCOUNTS.items():
+        assert passwd[address] == f"{{SHA512-CRYPT}}{credentials[address]}::::::"
+        assert sha512_crypt.verify(password, credentials[address])
+
+
+def test_tables_have_no_empty_line(case):
+    """OpenSMTPD once shut down on one."""
+    for name in TABLES:
+        assert "" not in case.files.get(name, "").splitlines()
+
+
+# OpenSMTPD
+
+
+def listeners(case):
+    return [line for line in conf(case.files["smtpd.conf"]) if line.startswith("listen on ")]
+
+
+def test_no_password_is_taken_without_tls(case):
+    with_auth = [line for line in listeners(case) if " auth" in line]
+    assert with_auth
+    assert all(" tls-require " in line or " smtps " in line for line in with_auth)
+    assert all(" auth <credentials> senders <sendas> " in line for line in with_auth)
+
+
+def test_ports_are_open_as_mail_clients_and_other_servers_expect_them(case):
+    ports = {line.split(" port ")[1].split()[0] for line in listeners(case) if " port " in line}
+    assert ports == {"25", "465", "587", "10028"}
+    assert all(" auth" not in line for line in listeners(case) if " port 25 " in line)
+    assert all(" auth " in line for line in listeners(case) if re.search(" port (465|587) ", line))
+
+
+def test_only_the_machine_itself_hands_in_signed_mail(case):
+    (line,) = [line for line in listeners(case) if "10028" in line]
+    assert line.startswith("listen on 127.0.0.1 port 10028 tag DKIM ")
+    assert " tls" not in line
+
+
+def test_a_machine_without_ipv6_does_not_listen_on_it(minion):
+    assert "::" in minion().files()["/etc/smtpd.conf"]
+    conf_file = minion(grains=(("ipv6", []),)).files()["/etc/smtpd.conf"]
+    assert "::" not in conf_file
+    assert conf_file.count("listen on 0.0.0.0 ") == 3
+
+
+def test_mail_is_signed_by_the_signer_of_the_pillar_and_only_once(case):
+    text = case.files["smtpd.conf"]
+    port = {"dkimsign": "10028", "dkimproxy": "10027"}[case.signer]
+    (sign,) = [line for line in conf(text) if line.startswith('action "sign"')]
+    assert sign.endswith(f'relay host "smtp+notls://127.0.0.1:{port}"')
+    filters = [line for line in conf(text) if re.search(r"\bfilter\b", line)]
+    assert len(filters) == {"dkimsign": 2, "dkimproxy": 0}[case.signer]
+    if case.signer == "dkimsign":
+        definition, listener = filters
+        assert " -d example.com -d test.com" in definition
+        assert listener.startswith("listen on 127.0.0.1 port 10028 ")
+
+
+def test_the_first_rule_that_matches_is_the_right_one(case):
+    """Signed mail leaves, our mail stays, nobody relays but our users."""
+    rules = [line for line in conf(case.files["smtpd.conf"]) if line.startswith("match ")]
+    assert rules == [
+        'match tag DKIM for any action "relay"',
+        'match from any for domain <vdomains> rcpt-to <recipients> action "mailbox"',
+        "match from any for domain <vdomains> reject",
+        'match from local for local action "local"',
+        'match from local for any action "sign"',
+        'match from auth for any action "sign"',
+    ]
+
+
+@pytest.fixture(scope="session")
+def certificate():
+    """The state that makes a certificate, done; its command is the same on both systems."""
+
+    def make(machine, **mailsrv):
+        state = machine.state("cmd: mailsrv-tls-self-signed", **mailsrv)
+        env = {key: value for item in state["env"] for key, value in item.items()}
+        os.makedirs(os.path.dirname(env["KEY"]), exist_ok=True)
+        if not os.path.exists(state["creates"]):
+            subprocess.run(state["name"], shell=True, env=os.environ | env, check=True)
+        return env
+
+    return make
+
+
+def test_a_certificate_that_is_made_is_the_hosts_and_its_key_is_closed(
+    minion, certificate, program
+):
+    program("openssl")
+    made = certificate(minion())
+    with open(made["CERT"], "rb") as file:
+        cert = x509.load_pem_x509_certificate(file.read())
+    names = cert.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["mx.example.com"]
+    assert os.stat(made["KEY"]).st_mode & 0o777 == 0o600
+    assert made["KEY"] == minion().state("cmd: mailsrv-tls-self-signed")["creates"]
+
+
+def test_a_certificate_can_be_made_for_a_long_hostname(minion, certificate, program):
+    """openssl req -subj /CN=…: "string too long:maxsize=64" """
+    program("openssl")
+    certificate(minion(), hostname=f"{'a' * 40}.{'b' * 40}.example.com")
+
+
+NOBODY = "domains: [example.com]\n"
+STRANGE = r"""#!yaml
+domains: [xn--bcher-kva.example, a.b.c.example.com]
+accounts:
+  - ["0_=~^-.-@xn--bcher-kva.example", "{{ grains['os'] }} %d : # ' \" \\ $HOME {SSHA} ä"]
+  - {address: A@a.b.c.example.com, hash: $6$salt$HASH}
+mailsrv: {dkim: {selector: 2024-01.a}}
+""".replace("HASH", "a" * 86)
+
+
+@pytest.fixture(params=["pillar.example", NOBODY, STRANGE], ids=["example", "nobody", "strange"])
+def any_pillar(request, pillar):
+    return pillar(request.param) if "\n" in request.param else request.param
+
+
+@pytest.mark.parametrize("signer", ["dkimsign", "dkimproxy"])
+def test_smtpd_takes_the_configuration(written, certificate, program, any_pillar, signer):
+    smtpd = program("smtpd")
+    if os.geteuid():
+        pytest.skip("smtpd takes a TLS key of root's alone, and this is not root")
+    case = written("Debian", "2.4", signer, any_pillar)
+    certificate(case.machine, dkim={"signer": signer})
+    case.machine.at("/etc/aliases").write_text("postmaster: root\n")
+    file = case.machine.at("/etc/smtpd.conf")
+    ran = subprocess.run([smtpd, "-n", "-f", file], capture_output=True, text=True)
+    assert ran.stderr == "configuration OK\n"
+
+
+def test_strange_passwords_are_hashed_as_they_stand(written, pillar):
+    case = written("Debian", "2.4", "dkimsign", pillar(STRANGE))
+    credentials = dict(line.split(" ") for line in entries(case.files["credentials"]))
+    password = "{{ grains['os'] }} %d : # ' \" \\ $HOME {SSHA} ä"
+    assert sha512_crypt.verify(password, credentials["0_=~^-.-@xn--bcher-kva.example"])
+    assert credentials["a@a.b.c.example.com"] == f"$6$salt${'a' * 86}"
+
+
+# Dovecot
+
+
+def test_dovecot_delivers_where_smtpd_hands_over(case):
+    (socket,) = re.findall(
+        r'^action "mailbox" lmtp "(.*?)" rcpt-to ', case.files["smtpd.conf"], re.M
+    )
+    directory = {"Debian": "/run/dovecot", "FreeBSD": "/var/run/dovecot"}[case.system]
+    assert socket == f"{directory}/lmtp"
+    listener = case.files["dovecot.conf"].partition("unix_listener lmtp {")[2].partition("}")[0]
+    group = {"Debian": "opensmtpd", "FreeBSD": "_smtpd"}[case.system]
+    assert conf(listener) == ["user = vmail", f"group = {group}", "mode = 0660"]
+
+
+def test_dovecot_reads_the_passwords_from_the_file_that_is_written(case):
+    (path,) = [name for name in case.at if name.endswith("/dovecot-passwd")]
+    assert case.files["dovecot.conf"].count(f"{path}\n") == 2
+
+
+def test_dovecot_takes_no_password_without_tls_and_serves_the_certificate_of_smtpd(case):
+    settings = conf(case.files["dovecot.conf"])
+    assert "ssl = required" in settings
+    pki = dict(re.findall(r'^pki \S+ (cert|key) "(.*)"$', case.files["smtpd.conf"], re.M))
+    if case.dovecot == "2.4":
+        assert "auth_allow_cleartext = no" in settings
+        assert f"ssl_server_cert_file = {pki['cert']}" in settings
+        assert f"ssl_server_key_file = {pki['key']}" in settings
+    else:
+        assert "disable_plaintext_auth = yes" in settings
+        assert f"ssl_cert = <{pki['cert']}" in settings
+        assert f"ssl_key = <{pki['key']}" in settings
+
+
+def test_dovecot_2_4_finds_its_version_first_and_no_word_of_2_3(case):
+    text = case.files["dovecot.conf"]
+    if case.dovecot == "2.4":
+        assert conf(text)[:2] == [
+            "dovecot_config_version = 2.4.0",
+            "dovecot_storage_version = 2.4.0",
+        ]
+        assert not re.search(r"%[^{]", text)
+        assert not re.search(r"^\s*(mail_location|ssl_cert|args|address) ", text, re.M)
+    else:
+        assert not re.search(r"_version =|%{|_path =|cleartext", text)
+
+
+def test_mailboxes_are_where_the_seed_had_them(case):
+    home = {"Debian": "/var/vmail", "FreeBSD": "/vmail"}[case.system]
+    name = {"2.3": "%d/%n", "2.4": "%{user | domain}/%{user | username}"}[case.dovecot]
+    settings = conf(case.files["dovecot.conf"])
+    assert f"mail_home = {home}/{name}" in settings
+    assert {"mail_location = mdbox:~/mdbox", "mail_path = ~/mdbox"} & {*settings}
+
+
+@pytest.fixture
+def dovecot_conf(written, certificate, program):
+    """Ask the Dovecot that is installed here about the configuration that is its own."""
+    doveconf, dovecot = program("doveconf"), program("dovecot")
+    version = subprocess.run([dovecot, "--version"], capture_output=True, text=True).stdout[:3]
+    case = written("Debian", version, "dkimsign")
+    certificate(case.machine)
+    file = case.machine.at("/etc/dovecot/dovecot.conf")
+
+    def ask(*arguments):
+        return subprocess.run([doveconf, "-c", file, *arguments], capture_output=True, text=True)
+
+    return ask
+
+
+def test_dovecot_takes_the_configuration(dovecot_conf):
+    ran = dovecot_conf("-x", "-n")
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_dovecot_lets_everybody_in_whom_the_pillar_may_name(dovecot_conf, minion):
+    """auth: Error: Username character disallowed by auth_username_chars: 0x7e"""
+    allowed = dovecot_conf("-h", "auth_username_chars").stdout.strip()
+    for char in map(chr, range(33, 127)):
+        accounts = [[f"a{char}b@example.com", "pass1"]]
+        pillar = {"domains": ["example.com"], "accounts": accounts}
+        try:
+            minion()("mailsrv.model", pillar, "mx.example.com", minion()("mailsrv.facts"))
+        except Exception:
+            continue
+        assert char in allowed
+
+
+# DKIMproxy
+
+
+@pytest.fixture(params=[case for case in CASES if case[2] == "dkimproxy"], ids="-".join)
+def proxied(request, written):
+    return written(*request.param)
+
+
+def test_dkimproxy_signs_each_domain_with_its_key_and_the_rest_with_the_first(proxied):
+    table = dict(line.split(" ", 1) for line in entries(proxied.files["keyfiles"]))
+    assert list(table) == ["example.com", "test.com", "."]
+    options = {
+        key: dict(item.split("=", 1) for item in value[len("dkim(") : -1].split(", "))
+        for key, value in table.items()
+    }
+    keys = {
+        chunk["name"]
+        for chunk in proxied.machine.low(dkim={"signer": "dkimproxy"})
+        if chunk["state"] == "dkim"
+    }
+    assert {proxied.machine.bare(key) for key in keys} == {o["key"] for o in options.values()}
+    assert all(o["a"] == "rsa-sha256" and o["s"] == "mailsrv" for o in options.values())
+    assert options["."] == options["example.com"] | {"d": "example.com"}
+    assert all(f"/{domain}/" in options[domain]["key"] for domain in ("example.com", "test.com"))
+
+
+def test_dkimproxy_stands_between_the_two_ports_of_smtpd(proxied):
+    (file,) = [text for name, text in proxied.at.items() if name.endswith("dkimproxy_out.conf")]
+    settings = dict(line.split(" ", 1) for line in conf(file))
+    assert (settings["listen"], settings["relay"]) == ("127.0.0.1:10027", "127.0.0.1:10028")
+    assert settings["sender_map"] in proxied.at
+    assert settings["reject_error"] == "1"
+    assert settings["user"] == settings["group"] == "dkimproxy"
+
+
+def test_dkimproxy_starts_with_its_numbers_of_servers(proxied):
+    """Net::Server::PreFork: "Error: Value for min_spare_servers must be less than …" """
+    numbers = {
+        name: int(number)
+        for name, number in re.findall(
+            r"^(\w+_servers) (\d+)$", proxied.files["dkimproxy_out.conf"], re.M
+        )
+    }
+    assert numbers["min_spare_servers"] <= numbers["min_servers"] <= numbers["max_servers"]
+    assert numbers["min_spare_servers"] < numbers["max_spare_servers"] < numbers["max_servers"]
+
+
+def test_the_init_script_is_shell(minion):
+    machine = minion(grains=(("init", "sysvinit"),))
+    script = machine.files(dkim={"signer": "dkimproxy"})["/etc/init.d/dkimproxy_out"]
+    assert script.startswith("#!/bin/sh\n")
+    subprocess.run(["sh", "-n"], input=script, text=True, check=True)
+    assert machine.state("mailsrv-dkimproxy-unit", dkim={"signer": "dkimproxy"})["mode"] == "0755"
+
+
+# The next run
+
+
+@pytest.mark.parametrize("system", ["Debian", "FreeBSD"])
+def test_the_same_pillar_again_changes_nothing(minion, system):
+    machine = minion(system, services=("a machine of its own",))
+    assert all(changes for changes in machine.write().values())
+    assert not any(changes for changes in machine.write().values())

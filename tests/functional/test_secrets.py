@@ -1,0 +1,91 @@
+"""No secret is in what is shown, returned, logged or kept, but in the files that are for it."""
+
+import json
+import logging
+import re
+
+import pytest
+
+FILES = ["dovecot-passwd", "credentials"]
+KEPT = {"/etc/dovecot/dovecot-passwd", "/etc/mail/credentials"}
+SALT, PASSWORD, CHANGED = "s4ltOfThePillar", "hunter2hunter2", "correcthorse"
+HASH = "$6$saltsalt$" + "Xa" * 43
+PILLAR = """#!yaml
+salt: {}
+domains: [example.com]
+accounts:
+  - [user1@example.com, {}]
+  - {{address: user2@example.com, hash: {}}}
+"""
+
+
+@pytest.fixture(scope="session")
+def machine(minion, pillar):
+    directory = pillar(PILLAR.format(SALT, PASSWORD, HASH))
+    return minion(pillar=directory, services=("opensmtpd", "dovecot"))
+
+
+def found(text):
+    return re.findall(rf"{SALT}|{PASSWORD}|{CHANGED}|\$6\$[\w./$]*|XaXaXa|PRIVATE KEY", str(text))
+
+
+@pytest.mark.parametrize(
+    "function", ["show_sls", "show_low_sls", "show_highstate", "show_lowstate", "show_states"]
+)
+def test_no_secret_is_shown(machine, function):
+    arguments = ["mailsrv"] if "sls" in function else []
+    shown = json.dumps(machine(f"state.{function}", *arguments), default=str)
+    assert "mailsrv" in shown
+    assert not found(shown)
+
+
+def test_no_secret_is_in_a_run_in_test_mode_nor_in_what_salt_keeps_of_it(machine, caplog):
+    caplog.set_level(logging.DEBUG)
+    result = machine("state.apply", "mailsrv", test=True)
+    states = {state["__id__"] for state in result.values()}
+    assert {"mailsrv-dovecot-passwd", "mailsrv-opensmtpd-credentials"} <= states
+    assert not [state["comment"] for state in result.values() if state["result"] is False]
+    assert not found(result)
+    assert not found(caplog.text)
+    for file in machine.root.rglob("*"):
+        if file.is_file() and machine.bare(str(file)) not in KEPT:
+            assert not found(file.read_bytes().decode(errors="replace")), file
+
+
+@pytest.mark.parametrize("system", ["Debian", "FreeBSD"])
+def test_no_secret_is_in_the_changes_or_the_log_of_a_run(minion, pillar, caplog, system):
+    machine = minion(system, pillar(PILLAR.format(SALT, PASSWORD, HASH)))
+    caplog.set_level(logging.DEBUG)
+    first = machine.write()
+    secrets = {name: machine.at(name).read_text() for name in first if name.endswith(tuple(FILES))}
+    assert len(secrets) == 2
+    assert all(HASH in text for text in secrets.values())
+    accounts = [["user1@example.com", CHANGED]]
+    second = machine.write(pillar={"accounts": accounts})
+    assert all(second[name] and HASH not in machine.at(name).read_text() for name in secrets)
+    assert not found((first, second))
+    assert not found(caplog.text)
+
+
+def test_the_files_with_hashes_are_closed(machine):
+    for name in ("mailsrv-dovecot-passwd", "mailsrv-opensmtpd-credentials"):
+        state = machine.state(f"file: {name}")
+        assert (state["mode"], state["show_changes"]) == ("0640", False)
+        assert state["group"] in ("dovecot", "opensmtpd")
+
+
+def test_keys_are_made_closed(machine):
+    assert "umask 077" in machine.state("mailsrv-genkeys-password-key")["name"]
+    assert "umask 077" in machine.state("cmd: mailsrv-tls-self-signed")["name"]
+
+
+def test_a_password_key_is_32_bytes_for_root_alone_and_stays(machine, tmp_path):
+    state = machine.state("mailsrv-genkeys-password-key")
+    key = tmp_path / "password.key"
+    arguments = {"env": [{"KEY": str(key)}], "creates": str(key)}
+    for changes in (True, False):
+        (made,) = machine("state.single", "cmd.run", state["name"], **arguments).values()
+        assert made["result"] is True
+        assert bool(made["changes"]) is changes
+    assert len(key.read_bytes()) == 32
+    assert key.stat().st_mode & 0o777 == 0o600
