@@ -25,9 +25,17 @@ TTL = 3600
 # RFC 1035, section 2.3.1 and RFC 1123, section 2.1: letters, digits and inner hyphens.
 LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
-# What RFC 5321 allows in a local part, less what a table of smtpd(8) or a path would read as its
-# own (# : , / % and quotes), and less "+", which separates a subaddress.
-LOCAL_PART = re.compile(r"[a-z0-9_=~^-]+(?:\.[a-z0-9_=~^-]+)*")
+# What Dovecot takes in a user name by default (auth_username_chars), within RFC 5321: nothing that
+# a table of smtpd(8) or a path would read as its own, and no "+", which separates a subaddress.
+LOCAL_PART = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
+
+# A line of either daemon's file: the address and the whole hash.
+STANDING = re.compile(
+    r"([^\s:]+)(?: |:\{SHA512-CRYPT\})(\$6\$[./0-9A-Za-z=$]+\$[./0-9A-Za-z]{86})(?:$|:)"
+)
+
+# libxcrypt's CRYPT_MAX_PASSPHRASE_SIZE, less the NUL that ends it.
+MAX_PASSWORD = 511
 
 SEED_KEYS = ("salt", "domains", "accounts")
 KEYS = {
@@ -174,11 +182,6 @@ def records(model, public_keys, addresses):
         salt-call mailsrv.dns
     """
     hostname, selector = model["hostname"], model["dkim"]["selector"]
-    zone_of_host = max(
-        (domain for domain in model["domains"] if hostname.endswith(f".{domain}")),
-        key=len,
-        default=None,
-    )
     result = {}
     for domain in model["domains"]:
         result[domain] = [
@@ -189,7 +192,7 @@ def records(model, public_keys, addresses):
             ),
             _record(f"_dmarc.{domain}", "TXT", "v=DMARC1; p=quarantine"),
         ]
-        if domain == zone_of_host:
+        if hostname.endswith(f".{domain}"):
             for address in addresses:
                 kind = "A" if ipaddress.ip_address(address).version == 4 else "AAAA"
                 result[domain].append(_record(hostname, kind, address))
@@ -359,7 +362,8 @@ def _unknown_keys(section, known, path, faults):
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
             cure = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-            faults.append(f"{path}{_show(key)}: no such key; {cure}")
+            name = re.sub(r"[^\w.@-]", "?", str(key))[:40]
+            faults.append(f"{path}{name}: no such key; {cure}")
 
 
 def _domains(settings, faults):
@@ -400,9 +404,10 @@ def _accounts(settings, domains, faults):
         _unknown_keys(entry, KEYS["account"], f"{path}:", faults)
         address = _address(entry.get("address"))
         if address is None:
+            # What stands there may be the password, in the wrong place.
             faults.append(
-                f"{path}: {_show(entry.get('address'))} is not an address for an account; "
-                "write it like user@example.com, with letters, digits and . _ - = ~ ^"
+                f"{path}: has no address that can be an account's; write it like user@example.com, "
+                "with letters, digits and . _ -"
             )
             continue
         path = f"{path} ({address})"
@@ -431,8 +436,10 @@ def _secret(entry, path, faults):
         faults.append(f"{path}: password: is empty; give one, or a hash")
     elif not password.isprintable():
         faults.append(f"{path}: password: holds a control character; remove it")
-    elif len(password.encode()) > 512:
-        faults.append(f"{path}: password: is longer than the 512 bytes crypt(3) takes; shorten it")
+    elif len(password.encode()) > MAX_PASSWORD:
+        faults.append(
+            f"{path}: password: is longer than the {MAX_PASSWORD} bytes crypt(3) takes; shorten it"
+        )
     return {"password": password}
 
 
@@ -443,6 +450,8 @@ def _hostname(settings, fqdn, domains, faults, notes):
         if hostname and hostname not in domains and not hostname.endswith(".localdomain"):
             return hostname
         hostname = f"mail.{domains[0]}" if domains else ""
+        while hostname in domains:
+            hostname = f"mail.{hostname}"
         notes.append(
             f"this machine's own name, {fqdn}, cannot be the mail server's: it is called "
             f"{hostname}. Set mailsrv:hostname for another name."
@@ -471,7 +480,7 @@ def _tls(settings, hostname, facts, faults):
         if path is None:
             if given:
                 faults.append(f"mailsrv:tls:{key}: is missing; name both cert and key")
-        elif not isinstance(path, str) or not re.fullmatch(r"(salt:/)?/[\w./@+-]+", path):
+        elif not isinstance(path, str) or not re.fullmatch(r"(salt:/)?/[\w./@+-]+", path, re.ASCII):
             faults.append(
                 f"mailsrv:tls:{key}: {_show(path)} is not a path; write it like /etc/ssl/mail.pem "
                 "or salt://mail.pem, without blanks"
@@ -496,17 +505,18 @@ def _dkim(settings, domains, facts, faults):
             f"mailsrv:dkim:selector: {_show(selector)} is not a selector; "
             "use a-z, 0-9 and inner hyphens"
         )
-    if dkim["bits"] not in (1024, 2048, 3072, 4096) or isinstance(dkim["bits"], bool):
+    if type(dkim["bits"]) is not int or dkim["bits"] not in (1024, 2048, 3072, 4096):
         faults.append(
             f"mailsrv:dkim:bits: {_show(dkim['bits'])} is none; choose 1024, 2048, 3072 or 4096"
         )
     path = "mailsrv:dkim:archive"
     archive = _section(given, "archive", path, faults) or facts["dkim"]["archive"]
-    for key, value in archive.items():
-        if not isinstance(value, str) or not re.fullmatch(r"[\w.:/@+=~%-]+", value):
+    for key in KEYS["archive"]:
+        value = archive.get(key)
+        if value is None:
+            faults.append(f"{path}:{key}: is missing; name both source and source_hash, a SHA-256")
+        elif not isinstance(value, str) or not re.fullmatch(r"[\w.:/@+=~%-]+", value, re.ASCII):
             faults.append(f"{path}:{key}: {_show(value)} is not usable; write plain text, quoted")
-    if ("source" in archive) != ("source_hash" in archive):
-        faults.append(f"{path}: name both source and source_hash, the archive's SHA-256")
     # Another archive is another directory: what runs is never a mixture of two.
     directory = f"{facts['dkimproxy']['install']}/{str(archive.get('source_hash'))[-12:]}"
     archive = {**archive, "directory": directory}
@@ -608,12 +618,11 @@ def _password_key(path):
 
 
 def _standing(paths):
-    line = re.compile(r"([^\s:]+)[\s:]+(?:\{SHA512-CRYPT\})?(\$6\$[^\s:]+)")
     result = {}
     for path in paths:
         if os.path.exists(path):
             with open(path, encoding="utf-8") as file:
-                result.update(match.groups() for match in map(line.match, file) if match)
+                result.update(match.groups() for match in map(STANDING.match, file) if match)
     return result
 
 

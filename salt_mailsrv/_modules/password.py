@@ -23,6 +23,7 @@ __virtualname__ = "password"
 
 CRYPT64 = "./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 SALT_LENGTH = 16
+MAX_LENGTH = 511  # bytes: libxcrypt's CRYPT_MAX_PASSPHRASE_SIZE, less the NUL that ends it
 DEFAULT_ROUNDS = 5000
 MIN_ROUNDS = 1000
 MAX_ROUNDS = 999_999_999
@@ -131,11 +132,19 @@ def _password(pw):
             "password: YAML reads a bare yes, no, true, false or null as a value of its own; "
             "quote the password twice: '\"yes\"'"
         )
+    if not isinstance(pw, (str, int)):
+        raise SaltInvocationError("password: the password is not text; quote it twice: '\"1.10\"'")
     pw = str(pw)
     if not pw:
         raise SaltInvocationError("password: the password is empty")
     if "\0" in pw:
         raise SaltInvocationError("password: crypt(3) stops at a NUL character; remove it")
+    try:
+        length = len(pw.encode())
+    except UnicodeEncodeError:
+        raise SaltInvocationError("password: the password is not UTF-8") from None
+    if length > MAX_LENGTH:
+        raise SaltInvocationError(f"password: crypt(3) takes at most {MAX_LENGTH} bytes")
     return pw
 
 

@@ -106,8 +106,8 @@ def _read(path):
 
 
 def _content(path):
-    with contextlib.suppress(FileNotFoundError), open(path, encoding="ascii") as file:
-        return file.read()
+    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+        return file.read().decode("ascii", "replace")
     return None
 
 
@@ -128,7 +128,7 @@ def _ids(user, group, strict):
 
 def _write(path, text, uid, gid, mode):
     directory = os.path.dirname(path)
-    os.makedirs(directory, mode=0o755, exist_ok=True)
+    _make_directory(directory)
     # Complete, owned and closed to others before it has its name: a run that is interrupted
     # leaves no half key behind.
     handle, temporary = tempfile.mkstemp(dir=directory, prefix=".")
@@ -143,3 +143,11 @@ def _write(path, text, uid, gid, mode):
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def _make_directory(path):
+    """Make the directory and those above it, open to the signer whatever the umask of the run."""
+    if not os.path.isdir(path):
+        _make_directory(os.path.dirname(path))
+        os.mkdir(path)
+        os.chmod(path, 0o755)  # noqa: S103 - no secret, the key in it has a mode of its own

@@ -50,10 +50,16 @@ class Minion:
     def __call__(self, function, *args, **kwargs):
         if Minion.loaded is not self:
             # Salt's renderers keep the grains of the minion that was loaded last.
-            utils = salt.loader.utils(self._opts)
-            self._functions = salt.loader.minion_mods(self._opts, utils=utils)
+            self._utils = salt.loader.utils(self._opts)
+            self._functions = salt.loader.minion_mods(self._opts, utils=self._utils)
             Minion.loaded = self
         return self._functions[function](*args, **kwargs)
+
+    def state_function(self, name, test=False):
+        """A function of a state module, for one call outside of a run."""
+        self("test.ping")
+        opts = self._opts | {"test": test}
+        return salt.loader.states(opts, self._functions, self._utils, None)[name]
 
     def configure(self):
         """Write the configuration of salt-call into `root`."""
@@ -102,7 +108,7 @@ class Minion:
             }
         return self._known[known]
 
-    def write(self, sls="mailsrv", **mailsrv):
+    def write(self, sls="mailsrv", pillar=None, **mailsrv):
         """Write the files; the changes of each, by its name on a real machine."""
         for key in ("/etc/mail/password.key", "/usr/local/etc/mail/password.key"):
             self.at(key).parent.mkdir(parents=True, exist_ok=True)
@@ -113,7 +119,7 @@ class Minion:
                 chunk = {**chunk, "name": str(self.at(chunk["name"])), "makedirs": True}
                 arguments = [{key: chunk[key]} for key in WRITTEN & chunk.keys()]
                 states[chunk["__id__"]] = {"file": ["managed", *arguments]}
-        pillar = mailsrv.pop("pillar", None) or ({"mailsrv": mailsrv} if mailsrv else None)
+        pillar = pillar or ({"mailsrv": mailsrv} if mailsrv else None)
         result = self("state.high", states, pillar=pillar)
         assert isinstance(result, dict), result
         assert not [f"{r['name']}: {r['comment']}" for r in result.values() if not r["result"]]

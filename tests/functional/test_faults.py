@@ -1,4 +1,4 @@
-"""A pillar that cannot be used, or a minion that is not ready: said clearly, and nothing is done."""
+"""A pillar that cannot be used, a minion that is not ready: it is said, and nothing is done."""
 
 import pytest
 
@@ -19,12 +19,10 @@ def faulty(minion, pillar):
     ("function", "arguments"),
     [
         ("state.apply", ["mailsrv"]),
-        ("state.apply", []),
         ("state.highstate", []),
-        ("state.show_sls", ["mailsrv"]),
-        *(("state.show_sls", [f"mailsrv.{room}"]) for room in ROOMS),
+        ("state.show_sls", [["mailsrv", *(f"mailsrv.{room}" for room in ROOMS)]]),
     ],
-    ids=str,
+    ids=["apply", "highstate", "show_sls"],
 )
 def test_a_faulty_pillar_is_refused_with_the_sentences_of_lint(faulty, function, arguments):
     sentences = faulty("mailsrv.lint")

@@ -1,5 +1,6 @@
 """The files that the daemons read, on both systems, for both Dovecots and both signers."""
 
+import contextlib
 import os
 import re
 import subprocess
@@ -8,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 from cryptography import x509
 from passlib.hash import sha512_crypt
+from salt.exceptions import SaltInvocationError
 
 CASES = [
     ("Debian", "2.3", "dkimsign"),
@@ -205,23 +207,22 @@ NOBODY = "domains: [example.com]\n"
 STRANGE = r"""#!yaml
 domains: [xn--bcher-kva.example, a.b.c.example.com]
 accounts:
-  - ["0_=~^-.-@xn--bcher-kva.example", "{{ grains['os'] }} %d : # ' \" \\ $HOME {SSHA} ä"]
+  - ["0_a.-@xn--bcher-kva.example", "{{ grains['os'] }} %d : # ' \" \\ $HOME {SSHA} ä"]
   - {address: A@a.b.c.example.com, hash: $6$salt$HASH}
 mailsrv: {dkim: {selector: 2024-01.a}}
 """.replace("HASH", "a" * 86)
 
 
-@pytest.fixture(params=["pillar.example", NOBODY, STRANGE], ids=["example", "nobody", "strange"])
-def any_pillar(request, pillar):
-    return pillar(request.param) if "\n" in request.param else request.param
-
-
-@pytest.mark.parametrize("signer", ["dkimsign", "dkimproxy"])
-def test_smtpd_takes_the_configuration(written, certificate, program, any_pillar, signer):
+@pytest.mark.parametrize(
+    ("text", "signer"),
+    [(None, "dkimsign"), (None, "dkimproxy"), (NOBODY, "dkimsign"), (STRANGE, "dkimproxy")],
+    ids=["dkimsign", "dkimproxy", "nobody", "strange"],
+)
+def test_smtpd_takes_the_configuration(written, certificate, program, pillar, text, signer):
     smtpd = program("smtpd")
     if os.geteuid():
         pytest.skip("smtpd takes a TLS key of root's alone, and this is not root")
-    case = written("Debian", "2.4", signer, any_pillar)
+    case = written("Debian", "2.4", signer, pillar(text) if text else "pillar.example")
     certificate(case.machine, dkim={"signer": signer})
     case.machine.at("/etc/aliases").write_text("postmaster: root\n")
     file = case.machine.at("/etc/smtpd.conf")
@@ -233,7 +234,7 @@ def test_strange_passwords_are_hashed_as_they_stand(written, pillar):
     case = written("Debian", "2.4", "dkimsign", pillar(STRANGE))
     credentials = dict(line.split(" ") for line in entries(case.files["credentials"]))
     password = "{{ grains['os'] }} %d : # ' \" \\ $HOME {SSHA} ä"
-    assert sha512_crypt.verify(password, credentials["0_=~^-.-@xn--bcher-kva.example"])
+    assert sha512_crypt.verify(password, credentials["0_a.-@xn--bcher-kva.example"])
     assert credentials["a@a.b.c.example.com"] == f"$6$salt${'a' * 86}"
 
 
@@ -314,14 +315,14 @@ def test_dovecot_takes_the_configuration(dovecot_conf):
 def test_dovecot_lets_everybody_in_whom_the_pillar_may_name(dovecot_conf, minion):
     """auth: Error: Username character disallowed by auth_username_chars: 0x7e"""
     allowed = dovecot_conf("-h", "auth_username_chars").stdout.strip()
+    machine = minion()
+    facts = machine("mailsrv.facts")
     for char in map(chr, range(33, 127)):
         accounts = [[f"a{char}b@example.com", "pass1"]]
         pillar = {"domains": ["example.com"], "accounts": accounts}
-        try:
-            minion()("mailsrv.model", pillar, "mx.example.com", minion()("mailsrv.facts"))
-        except Exception:
-            continue
-        assert char in allowed
+        with contextlib.suppress(SaltInvocationError):
+            machine("mailsrv.model", pillar, "mx.example.com", facts)
+            assert char in allowed
 
 
 # DKIMproxy
@@ -361,12 +362,8 @@ def test_dkimproxy_stands_between_the_two_ports_of_smtpd(proxied):
 
 def test_dkimproxy_starts_with_its_numbers_of_servers(proxied):
     """Net::Server::PreFork: "Error: Value for min_spare_servers must be less than …" """
-    numbers = {
-        name: int(number)
-        for name, number in re.findall(
-            r"^(\w+_servers) (\d+)$", proxied.files["dkimproxy_out.conf"], re.M
-        )
-    }
+    text = proxied.files["dkimproxy_out.conf"]
+    numbers = {k: int(v) for k, v in re.findall(r"^(\w+_servers) (\d+)$", text, re.M)}
     assert numbers["min_spare_servers"] <= numbers["min_servers"] <= numbers["max_servers"]
     assert numbers["min_spare_servers"] < numbers["max_spare_servers"] < numbers["max_servers"]
 

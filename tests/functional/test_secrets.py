@@ -29,9 +29,7 @@ def found(text):
     return re.findall(rf"{SALT}|{PASSWORD}|{CHANGED}|\$6\$[\w./$]*|XaXaXa|PRIVATE KEY", str(text))
 
 
-@pytest.mark.parametrize(
-    "function", ["show_sls", "show_low_sls", "show_highstate", "show_lowstate", "show_states"]
-)
+@pytest.mark.parametrize("function", ["show_sls", "show_low_sls", "show_highstate"])
 def test_no_secret_is_shown(machine, function):
     arguments = ["mailsrv"] if "sls" in function else []
     shown = json.dumps(machine(f"state.{function}", *arguments), default=str)

@@ -180,8 +180,20 @@ def test_the_seeds_keys_are_adopted_under_the_selector_they_are_published_under(
 
 def test_an_archive_of_ones_own_replaces_upstreams(read):
     archive = {"source": "salt://dkimproxy.tar.gz", "source_hash": "sha256=" + "0" * 64}
-    assert dkim(read, archive=archive)["archive"] == archive
+    assert archive.items() <= dkim(read, archive=archive)["archive"].items()
     assert dkim(read)["archive"]["source"].startswith("https://")
+
+
+@pytest.mark.parametrize(
+    "source_hash", ["sha256=" + "0" * 64, "https://a.example/dkimproxy.sha256", "salt://a/../b"]
+)
+def test_an_archive_has_a_directory_of_its_own_or_is_refused(read, source_hash):
+    archive = {"source": "salt://dkimproxy.tar.gz", "source_hash": source_hash}
+    pillar = {"domains": ["example.com"], "mailsrv": {"dkim": {"archive": archive}}}
+    model, error = outcome(read, pillar)
+    assert error or re.fullmatch(
+        "/usr/local/lib/dkimproxy/[0-9a-f]+", model["dkim"]["archive"]["directory"]
+    )
 
 
 def test_an_unknown_system_is_named(facts):
@@ -270,11 +282,11 @@ FAULTS = [
     ),
     (
         "accounts: [{address: a@example.com, pasword: hunter2}]",
-        "accounts[0]:'pasword': no such key; did you mean password?\n"
+        "accounts[0]:pasword: no such key; did you mean password?\n"
         f"{A}: give either a password or a hash",
     ),
     ("mailsrv: [hostname]", "mailsrv: must hold keys and values, not a list"),
-    ("mailsrv: {hostnme: a.b.example}", "mailsrv:'hostnme': no such key; did you mean hostname?"),
+    ("mailsrv: {hostnme: a.b.example}", "mailsrv:hostnme: no such key; did you mean hostname?"),
     (
         "mailsrv: {domains: [example.com]}",
         "domains: stands at the top and under mailsrv:; remove one of them",
@@ -323,11 +335,11 @@ FAULTS = [
     ),
     (
         "mailsrv: {dkim: {archive: {source: /tmp/dkimproxy.tar.gz}}}",
-        "mailsrv:dkim:archive: name both source and source_hash, the archive's SHA-256",
+        "mailsrv:dkim:archive:source_hash: is missing; name both source and source_hash, a SHA-256",
     ),
     (
-        "mailsrv: {dkim: {archive: {url: 1}}}",
-        "mailsrv:dkim:archive:'url': no such key; known are source, source_hash",
+        "mailsrv: {dkim: {archive: {url: 1, source: a, source_hash: b}}}",
+        "mailsrv:dkim:archive:url: no such key; known are source, source_hash",
     ),
     (
         "mailsrv: {passwords: {rounds: 999}}",
@@ -335,7 +347,7 @@ FAULTS = [
     ),
     (
         "mailsrv: {passwords: {cost: 5}}",
-        "mailsrv:passwords:'cost': no such key; known are rounds",
+        "mailsrv:passwords:cost: no such key; known are rounds",
     ),
 ]
 
@@ -383,7 +395,7 @@ def test_every_fault_is_named_at_once_in_the_order_of_the_reference(read):
         read(yaml.safe_load(pillar))
     lines = str(raised.value).splitlines()[1:]
     assert [line.split(" ")[0].rstrip(":") for line in lines] == [
-        "mailsrv:'more'",
+        "mailsrv:more",
         "salt",
         "domains[1]",
         "accounts[0]",
@@ -448,7 +460,9 @@ nasty = st.sampled_from(
 domains = st.sampled_from(["example.com", "EXAMPLE.com", "test.com"]) | st.builds(
     "{}{}example.com".format, nasty, nasty
 )
-addresses = st.builds("{}{}@{}".format, st.sampled_from(["a", "B.c", "d_=~^-e"]), nasty, domains)
+addresses = st.builds(
+    "{}{}@{}".format, st.sampled_from(["a", "B.c", "d_-e", "=~^"]), nasty, domains
+)
 paths = st.builds("{}{}".format, st.sampled_from(["/etc/ssl/a", "salt://a", "a"]), nasty)
 secrets = st.text(min_size=1, max_size=8) | junk
 

@@ -148,7 +148,7 @@ def test_a_password_that_crypt_cannot_take_is_refused_and_not_repeated(pw):
 @pytest.mark.parametrize("pw", [1.10, ["hunter2"], {"hunter2": 1}], ids=repr)
 def test_what_yaml_made_of_a_password_is_refused_rather_than_hashed(pw):
     """salt-call password.hash 1.10: YAML reads the number 1.1, another password."""
-    with pytest.raises(SaltInvocationError, match="quote the password twice"):
+    with pytest.raises(SaltInvocationError, match="quote it twice"):
         password.hash(pw)
 
 

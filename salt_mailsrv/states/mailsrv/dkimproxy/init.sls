@@ -1,7 +1,8 @@
-{%- from "mailsrv/map.jinja" import mailsrv, os with context %}
+{%- from "mailsrv/map.jinja" import mailsrv, os, systemd with context %}
 {%- set dkimproxy = os.dkimproxy %}
 include:
   - mailsrv.genkeys
+{%- if mailsrv.dkim.signer == "dkimproxy" %}
 
 mailsrv-dkimproxy-packages:
   pkg.installed:
@@ -35,7 +36,7 @@ mailsrv-dkimproxy-archive:
 
 mailsrv-dkimproxy-unit:
   file.managed:
-    {%- if grains["init"] == "systemd" %}
+    {%- if systemd %}
     - name: /etc/systemd/system/{{ dkimproxy.service }}.service
     - source: salt://mailsrv/dkimproxy/dkimproxy_out.service
     {%- else %}
@@ -77,3 +78,4 @@ mailsrv-dkimproxy-service:
       {%- if dkimproxy.install %}
       - archive: mailsrv-dkimproxy-archive
       {%- endif %}
+{%- endif %}

@@ -1,5 +1,8 @@
-{%- from "mailsrv/map.jinja" import os with context %}
+{%- from "mailsrv/map.jinja" import mailsrv, os with context %}
 {#- The filter is started by smtpd(8) and configured in smtpd.conf: mailsrv/opensmtpd. #}
+include:
+  - mailsrv.genkeys
+{%- if mailsrv.dkim.signer == "dkimsign" %}
 mailsrv-dkimsign-packages:
   pkg.installed:
     - pkgs: {{ os.dkimsign.packages | json }}
@@ -13,3 +16,4 @@ mailsrv-signer-user:
     - shell: {{ os.vmail.shell }}
     - require:
       - pkg: mailsrv-dkimsign-packages
+{%- endif %}

@@ -1,4 +1,4 @@
-{%- from "mailsrv/map.jinja" import mailsrv, os with context %}
+{%- from "mailsrv/map.jinja" import mailsrv, os, systemd with context %}
 include:
   - mailsrv.tls
   - mailsrv.genkeys
@@ -48,7 +48,7 @@ mailsrv-dovecot-config:
       - pkg: mailsrv-opensmtpd-packages  # the group of the LMTP socket
       - sls: mailsrv.tls
 
-{%- if os.dovecot.init_defaults and grains["init"] != "systemd" %}
+{%- if os.dovecot.init_defaults and not systemd %}
 
 # Dovecot keeps the standard error of the script that starts it, and Salt waits until all have let
 # go of it: salt-call hung here for ever.

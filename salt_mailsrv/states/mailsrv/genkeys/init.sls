@@ -23,7 +23,7 @@ mailsrv-genkeys-password-key:
 {{ key.private }}:
   dkim.key_present:
     - public: {{ key.public }}
-    - selector: {{ mailsrv.dkim.selector }}
+    - selector: {{ mailsrv.dkim.selector | yaml_dquote }}
     - bits: {{ mailsrv.dkim.bits }}
     - user: {{ os[mailsrv.dkim.signer].user }}
     - adopt: {{ key.adopt | json }}

@@ -1,4 +1,4 @@
-{%- from "mailsrv/map.jinja" import mailsrv, os with context %}
+{%- from "mailsrv/map.jinja" import mailsrv, os, systemd with context %}
 include:
   - mailsrv.tls
   - mailsrv.genkeys
@@ -64,7 +64,7 @@ mailsrv-opensmtpd-mailer-conf:
 mailsrv-opensmtpd-mailname:
   file.managed:
     - name: {{ os.opensmtpd.mailname }}
-    - contents: {{ mailsrv.hostname }}
+    - contents: {{ mailsrv.hostname | yaml_dquote }}
     - require:
       - pkg: mailsrv-opensmtpd-packages
 {%- for table in ("vdomains", "recipients", "virtuals", "sendas", "credentials") %}
@@ -105,7 +105,7 @@ mailsrv-opensmtpd-config:
       - dkim: {{ key.private }}
       {%- endfor %}
       - file: mailsrv-opensmtpd-mailname
-{%- if os.opensmtpd.init_defaults and grains["init"] != "systemd" %}
+{%- if os.opensmtpd.init_defaults and not systemd %}
 
 # Debian's init script starts the new daemon before the old one has ended: "already running".
 mailsrv-opensmtpd-init-defaults:
@@ -127,7 +127,7 @@ mailsrv-opensmtpd-service:
   service.running:
     - name: {{ os.opensmtpd.service }}
     - enable: True
-    {%- if grains["init"] != "systemd" %}
+    {%- if not systemd %}
     - sig: {{ os.opensmtpd.program }}  # Debian's init script says 0, running, for every status
     {%- endif %}
     - require:

@@ -13,7 +13,7 @@ mailsrv-tls-self-signed:
   cmd.run:
     - name: >-
         umask 077 &&
-        openssl req -x509 -newkey rsa:2048 -nodes -days 3650 -subj "/CN=$HOST"
+        openssl req -x509 -newkey rsa:2048 -nodes -days 3650 -subj "/CN=${HOST%%.*}"
         -addext "subjectAltName=DNS:$HOST" -keyout "$KEY.new" -out "$CERT" 2>&1 &&
         mv "$KEY.new" "$KEY"
     - env:
