@@ -46,6 +46,10 @@ KEYS = {
     "passwords": ("rounds",),
     "account": ("address", "password", "hash"),
 }
+ARCHIVE = {
+    "source": re.compile(r"[\w.:/@+=~%-]+", re.ASCII),
+    "source_hash": re.compile(r"(sha256=)?[0-9a-f]{64}|(sha512=)?[0-9a-f]{128}"),
+}
 SIGNERS = ("dkimproxy", "dkimsign")
 
 
@@ -511,11 +515,11 @@ def _dkim(settings, domains, facts, faults):
         )
     path = "mailsrv:dkim:archive"
     archive = _section(given, "archive", path, faults) or facts["dkim"]["archive"]
-    for key in KEYS["archive"]:
+    for key, usable in ARCHIVE.items():
         value = archive.get(key)
         if value is None:
             faults.append(f"{path}:{key}: is missing; name both source and source_hash, a SHA-256")
-        elif not isinstance(value, str) or not re.fullmatch(r"[\w.:/@+=~%-]+", value, re.ASCII):
+        elif not isinstance(value, str) or not usable.fullmatch(value):
             faults.append(f"{path}:{key}: {_show(value)} is not usable; write plain text, quoted")
     # Another archive is another directory: what runs is never a mixture of two.
     directory = f"{facts['dkimproxy']['install']}/{str(archive.get('source_hash'))[-12:]}"

@@ -1,5 +1,6 @@
 """Masterless minions of both systems in Salt's real loaders: no daemon, nothing outside of tmp."""
 
+import functools
 import json
 import logging
 import re
@@ -173,8 +174,9 @@ def minion(grains, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def pillar(tmp_path_factory):
-    """A directory with a pillar of its own."""
+    """A directory with a pillar of its own, the same one for the same text."""
 
+    @functools.cache
     def write(text):
         directory = tmp_path_factory.mktemp("pillar")
         (directory / "top.sls").write_text("base: {'*': [users]}\n")

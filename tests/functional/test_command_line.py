@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from Crypto.PublicKey import RSA
@@ -21,7 +20,8 @@ def salt_call(minion):
     def call(*arguments, out="json", machine=None, **options):
         machine = machine or minion(**options)
         machine.configure()
-        command = [Path(sys.executable).with_name("salt-call"), "--config-dir", machine.root]
+        command = [sys.executable, "-c", "import salt.scripts; salt.scripts.salt_call()"]
+        command += ["--config-dir", machine.root]
         command += ["--retcode-passthrough", "--log-level=error", f"--out={out}", *arguments]
         ran = subprocess.run(command, capture_output=True, text=True)
         output = json.loads(ran.stdout)["local"] if out == "json" else ran.stdout

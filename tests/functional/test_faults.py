@@ -19,10 +19,9 @@ def faulty(minion, pillar):
     ("function", "arguments"),
     [
         ("state.apply", ["mailsrv"]),
-        ("state.highstate", []),
         ("state.show_sls", [["mailsrv", *(f"mailsrv.{room}" for room in ROOMS)]]),
     ],
-    ids=["apply", "highstate", "show_sls"],
+    ids=["apply", "show_sls"],
 )
 def test_a_faulty_pillar_is_refused_with_the_sentences_of_lint(faulty, function, arguments):
     sentences = faulty("mailsrv.lint")
