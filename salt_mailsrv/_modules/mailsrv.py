@@ -2,7 +2,7 @@
 The model of the pillar: everything the formula's templates need, validated and complete.
 
 :func:`model`, :func:`hashes` and :func:`records` are functions of their arguments. The functions
-for the command line (:func:`lint`, :func:`dns`, :func:`zone`) read the pillar and the machine and
+for the command line (:func:`lint`, :func:`explain`, :func:`dns`, :func:`zone`, :func:`client`) read the pillar and the machine and
 call them.
 """
 
@@ -34,17 +34,26 @@ STANDING = re.compile(
     r"([^\s:]+)(?: |:\{SHA512-CRYPT\})(\$6\$[./0-9A-Za-z=$]+\$[./0-9A-Za-z]{86})(?:$|:)"
 )
 
+# Where an alias may lead: a subaddress, too, and whatever local part another server has, less what
+# a table of smtpd(8) or its expansion would read as its own.
+TARGET_LOCAL_PART = re.compile(r"[a-z0-9_][a-z0-9._+=&~-]{0,63}", re.IGNORECASE)
+
+# RFC 5321, section 4.5.1 and RFC 2142: every domain that takes mail has these.
+ROLES = ("postmaster", "abuse")
+
+QUOTA = re.compile(r"[1-9][0-9]{0,6}[kMGT]")
+
 # libxcrypt's CRYPT_MAX_PASSPHRASE_SIZE, less the NUL that ends it.
 MAX_PASSWORD = 511
 
 SEED_KEYS = ("salt", "domains", "accounts")
 KEYS = {
-    "mailsrv": ("hostname", *SEED_KEYS, "tls", "dkim", "passwords"),
+    "mailsrv": ("hostname", *SEED_KEYS, "aliases", "quota", "tls", "dkim", "passwords"),
     "tls": ("cert", "key"),
     "dkim": ("signer", "selector", "bits", "archive"),
     "archive": ("source", "source_hash"),
     "passwords": ("rounds",),
-    "account": ("address", "password", "hash"),
+    "account": ("address", "password", "hash", "quota", "send_as"),
 }
 ARCHIVE = {
     "source": re.compile(r"[\w.:/@+=~%-]+", re.ASCII),
@@ -248,6 +257,54 @@ def lint():
     return faults
 
 
+def explain(address):
+    """
+    What happens to mail for an address, who may send as it, and why; from the pillar alone.
+
+    address
+        Any address, of ours or not, with or without a subaddress (``+tag``).
+
+    Returns a dictionary: ``accepted``, ``because``, ``delivered to`` mailboxes and ``forwarded to``
+    addresses elsewhere, ``quota`` of each mailbox, and ``senders``, who may send as it and why.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call mailsrv.explain sales@example.com
+    """
+    here = model(__pillar__, __grains__["fqdn"], facts())
+    target = str(address).lower()
+    domain = _domain(target.rpartition("@")[2])
+    if domain is None or not TARGET_LOCAL_PART.fullmatch(target.rpartition("@")[0]):
+        raise SaltInvocationError(f"mailsrv.explain: {_show(address)} is not an address")
+    accounts = {account["address"]: account for account in here["accounts"]}
+    result = {"senders": _explain_senders(target, here)}
+    if domain not in here["domains"]:
+        result["accepted"] = "from our users and this machine only"
+        result["because"] = f"{domain} is not one of our domains: {', '.join(here['domains'])}"
+        result["forwarded to"] = [target]
+        return result
+    for name in (target, _base(target), f"@{domain}"):
+        if name in here["aliases"] or name in accounts:
+            break
+    else:
+        result["accepted"] = "no"
+        result["because"] = "there is no such account, no such alias, and no catch-all"
+        return result
+    ends = here["aliases"].get(name, [name])
+    kind = "an alias" if name in here["aliases"] else "an account"
+    result["accepted"] = "yes"
+    result["because"] = f"{name} is {'a catch-all' if name.startswith('@') else kind}"
+    # A mailbox with a forward of its own brings that along.
+    ends = [end for e in ends for end in ([e] if e == name else here["aliases"].get(e, [e]))]
+    boxes = list(dict.fromkeys(_base(end) for end in ends if _base(end) in accounts))
+    result["delivered to"] = boxes
+    result["forwarded to"] = [end for end in dict.fromkeys(ends) if _base(end) not in accounts]
+    result["quota"] = {box: accounts[box]["quota"] or here["quota"] or "unlimited" for box in boxes}
+    return result
+
+
 def dns(domain=None):
     """
     The DNS records to publish, as data.
@@ -327,11 +384,21 @@ def _read(pillar, fqdn, facts):
         faults.append("salt: must be text; quote it")
     domains = _domains(settings, faults)
     accounts = _accounts(settings, domains, faults)
+    aliases = _aliases(settings, domains, accounts, faults)
     hostname = _hostname(settings, fqdn, domains, faults, notes)
     return {
         "hostname": hostname,
         "domains": domains,
-        "accounts": [{"address": account["address"]} for account in accounts],
+        "accounts": [
+            {
+                "address": account["address"],
+                "quota": account["quota"],
+                "senders": _senders(account, aliases),
+            }
+            for account in accounts
+        ],
+        "aliases": aliases,
+        "quota": _quota(settings, "mailsrv:quota", faults),
         "tls": _tls(settings, hostname, facts, faults),
         "dkim": _dkim(settings, domains, facts, faults),
         "passwords": _passwords(settings, facts, faults),
@@ -420,7 +487,14 @@ def _accounts(settings, domains, faults):
         if address in seen:
             faults.append(f"{path}: this account is listed twice; remove one of them")
         seen.add(address)
-        accounts.append({"address": address, "secret": _secret(entry, path, faults)})
+        accounts.append(
+            {
+                "address": address,
+                "secret": _secret(entry, path, faults),
+                "quota": _quota(entry, f"{path}: quota", faults),
+                "send_as": _send_as(entry, path, domains, faults),
+            }
+        )
     return accounts
 
 
@@ -445,6 +519,126 @@ def _secret(entry, path, faults):
             f"{path}: password: is longer than the {MAX_PASSWORD} bytes crypt(3) takes; shorten it"
         )
     return {"password": password}
+
+
+def _quota(section, path, faults):
+    quota = section.get("quota")
+    if quota is None or (isinstance(quota, str) and QUOTA.fullmatch(quota)):
+        return quota
+    faults.append(f"{path}: {_show(quota)} is not a size; write it like 500M or 2G")
+    return None
+
+
+def _send_as(entry, path, domains, faults):
+    senders = entry.get("send_as", [])
+    if not isinstance(senders, list):
+        faults.append(f"{path}: send_as: must be a list, not {_kind(senders)}")
+        return []
+    result = []
+    for sender in senders:
+        address = _address(sender) or _catch_all(sender)
+        if address is None:
+            faults.append(
+                f"{path}: send_as: {_show(sender)} is neither an address nor a domain; "
+                "write info@example.com, or @example.com for all of a domain"
+            )
+        elif domains and address.partition("@")[2] not in domains:
+            faults.append(f"{path}: send_as: {address} is not in domains; mail as it is not signed")
+        else:
+            result.append(address)
+    return result
+
+
+def _aliases(settings, domains, accounts, faults):
+    """Every alias with the mailboxes and remote addresses it leads to, chains followed."""
+    given = settings.get("aliases") or {}
+    mailboxes = [account["address"] for account in accounts]
+    aliases = {}
+    if not isinstance(given, dict):
+        faults.append(f"mailsrv:aliases: must hold aliases and targets, not {_kind(given)}")
+        given = {}
+    for key, targets in given.items():
+        alias = _address(key) or _catch_all(key)
+        path = f"mailsrv:aliases:{alias}"
+        if alias is None:
+            faults.append(
+                f"mailsrv:aliases: {_show(key)} is not an alias; "
+                "write sales@example.com, or @example.com for a catch-all"
+            )
+        elif domains and alias.partition("@")[2] not in domains:
+            faults.append(f"{path}: its domain is not in domains; add it there")
+        elif alias in aliases:
+            faults.append(f"{path}: this alias is listed twice; remove one of them")
+        else:
+            aliases[alias] = _targets(targets, path, faults)
+    for alias, targets in aliases.items():
+        path = f"mailsrv:aliases:{alias}"
+        if alias in mailboxes and alias not in targets:
+            faults.append(
+                f"{path}: is an account, which would get nothing any more; add {alias} to the "
+                "targets to keep a copy, or remove one of them"
+            )
+        for target in targets:
+            name, domain = _base(target), target.partition("@")[2]
+            if domain in domains and name not in mailboxes and name not in aliases:
+                faults.append(
+                    f"{path}: its target {target} is neither an account nor an alias; add it"
+                )
+    for domain in domains if mailboxes else ():
+        # To somebody of the domain itself, else to the first account of all.
+        keeper = next((m for m in mailboxes if m.endswith(f"@{domain}")), mailboxes[0])
+        for role in ROLES:
+            if f"{role}@{domain}" not in mailboxes:
+                aliases.setdefault(f"{role}@{domain}", [keeper])
+    return {
+        alias: _resolve(alias, aliases, mailboxes, faults)
+        for alias in sorted(aliases, key=lambda alias: alias.startswith("@"))
+    }
+
+
+def _targets(targets, path, faults):
+    listed = targets if isinstance(targets, list) else [targets]
+    if not listed:
+        faults.append(f"{path}: leads nowhere; name a target, or remove it")
+    result = []
+    for target in listed:
+        text = target if isinstance(target, str) else ""
+        local, _, domain = text.rpartition("@")
+        if _domain(domain) and TARGET_LOCAL_PART.fullmatch(local) and not local.endswith("."):
+            result.append(_address(text) or f"{local}@{_domain(domain)}")
+        else:
+            faults.append(
+                f"{path}: its target {_show(target)} is not an address; "
+                "write it like user@example.com"
+            )
+    return result
+
+
+def _resolve(alias, aliases, mailboxes, faults):
+    """The ends of all chains from an alias, each once; a fault where a chain bites its tail."""
+    ends, seen, ahead = [], {alias}, list(aliases[alias])
+    while ahead:
+        target = ahead.pop(0)
+        name = _base(target)
+        if name not in aliases or name in mailboxes:
+            ends.append(target)
+        elif name == alias:
+            faults.append(f"mailsrv:aliases:{alias}: leads back to itself; break the loop")
+        elif name not in seen:
+            seen.add(name)
+            ahead[:0] = aliases[name]
+    # A mailbox with a forward of its own brings that along.
+    brought = {
+        end for name in ends if name in mailboxes and name != alias for end in aliases.get(name, ())
+    }
+    return [end for end in dict.fromkeys(ends) if end not in brought or end in mailboxes]
+
+
+def _senders(account, aliases):
+    """The addresses an account may send as: its own, its aliases, what send_as lists."""
+    own = account["address"]
+    of_aliases = (a for a, ends in aliases.items() if own in ends and not a.startswith("@"))
+    return list(dict.fromkeys((own, *of_aliases, *account["send_as"])))
 
 
 def _hostname(settings, fqdn, domains, faults, notes):
@@ -588,6 +782,20 @@ def _address(text):
     return f"{local}@{domain}"
 
 
+def _catch_all(text):
+    """`@domain` in lower case, or None where the text is none."""
+    if not isinstance(text, str) or not text.startswith("@"):
+        return None
+    domain = _domain(text[1:])
+    return f"@{domain}" if domain else None
+
+
+def _base(address):
+    """The address without its subaddress: user@… of user+tag@…"""
+    local, _, domain = address.rpartition("@")
+    return f"{local.partition('+')[0]}@{domain}"
+
+
 def _show(value):
     text = value if isinstance(value, str) else repr(value)
     return ascii(text if len(text) <= 80 else text[:77] + "...")
@@ -656,6 +864,19 @@ def _addresses():
 
 def _record(name, kind, value):
     return {"name": f"{name}.", "type": kind, "value": value}
+
+
+def _explain_senders(target, here):
+    result = {}
+    for account in here["accounts"]:
+        own, name = account["address"], _base(target)
+        if name == own:
+            result[own] = "it is the account's own address"
+        elif own in here["aliases"].get(name, ()):
+            result[own] = f"{name} is an alias of it"
+        elif name in account["senders"] or f"@{name.partition('@')[2]}" in account["senders"]:
+            result[own] = "its send_as says so"
+    return result
 
 
 def _zone(domain, entries):

@@ -128,14 +128,15 @@ class Minion:
 
 
 @pytest.fixture(scope="session")
-def grains(tmp_path_factory):
+def host_grains(tmp_path_factory):
+    """The grains of this machine, less those that tell what system it is."""
     root = str(tmp_path_factory.mktemp("grains"))
     found = salt.loader.grains(salt.config.apply_minion_config({"id": "minion", "root_dir": root}))
     return {key: value for key, value in found.items() if key not in LINUX_ONLY}
 
 
 @pytest.fixture(scope="session")
-def minion(grains, tmp_path_factory):
+def minion(host_grains, tmp_path_factory):
     """
     A minion: its system, grains of its own, the packages and services of its machine, options.
 
@@ -157,7 +158,7 @@ def minion(grains, tmp_path_factory):
                 "module_dirs": [str(TESTS / "machine"), str(PACKAGE)],
                 "fileserver_list_cache_time": 0,
                 "lazy_loader_strict_matching": True,
-                "grains": {**real_grains, **NETWORK, **SYSTEMS[system], **dict(grains)},
+                "grains": {**host_grains, **NETWORK, **SYSTEMS[system], **dict(grains)},
                 "machine": {
                     "packages": dict(packages),
                     "candidates": CANDIDATES,
@@ -168,7 +169,6 @@ def minion(grains, tmp_path_factory):
             made[arguments] = Minion(salt.config.apply_minion_config(opts))
         return made[arguments]
 
-    real_grains = grains
     return make
 
 
