@@ -2,8 +2,8 @@
 The model of the pillar: everything the formula's templates need, validated and complete.
 
 :func:`model`, :func:`hashes` and :func:`records` are functions of their arguments. The functions
-for the command line (:func:`lint`, :func:`explain`, :func:`dns`, :func:`zone`, :func:`client`) read the pillar and the machine and
-call them.
+for the command line (:func:`lint`, :func:`explain`, :func:`dns`, :func:`zone`, :func:`client`)
+read the pillar and the machine and call them.
 """
 
 import base64

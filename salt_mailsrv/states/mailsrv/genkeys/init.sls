@@ -18,6 +18,19 @@ mailsrv-genkeys-password-key:
     - creates: {{ os.directory }}/password.key
     - require:
       - file: mailsrv-genkeys-directory
+
+# smtpd.conf includes it: the key is in no template.
+mailsrv-genkeys-srs-key:
+  cmd.run:
+    - name: >-
+        umask 077 &&
+        printf 'srs key "%s"\n' "$(head -c 24 /dev/urandom | od -An -tx1 | tr -d ' \n')" > "$KEY.new"
+        && mv "$KEY.new" "$KEY"
+    - env:
+        - KEY: {{ os.directory }}/srs.conf
+    - creates: {{ os.directory }}/srs.conf
+    - require:
+      - file: mailsrv-genkeys-directory
 {%- for key in mailsrv.dkim["keys"] %}
 
 {{ key.private }}:

@@ -67,7 +67,7 @@ mailsrv-opensmtpd-mailname:
     - contents: {{ mailsrv.hostname | yaml_dquote }}
     - require:
       - pkg: mailsrv-opensmtpd-packages
-{%- for table in ("vdomains", "recipients", "virtuals", "sendas", "credentials") %}
+{%- for table in ("vdomains", "recipients", "virtuals", "sendas", "ours", "credentials") %}
 
 mailsrv-opensmtpd-{{ table }}:
   file.managed:
@@ -101,6 +101,7 @@ mailsrv-opensmtpd-config:
     - check_cmd: smtpd -n -f
     - require:
       - sls: mailsrv.tls
+      - cmd: mailsrv-genkeys-srs-key
       {%- for key in mailsrv.dkim["keys"] %}
       - dkim: {{ key.private }}
       {%- endfor %}
