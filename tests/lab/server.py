@@ -8,6 +8,7 @@ import poplib
 import smtplib
 import ssl
 import uuid
+from contextlib import contextmanager
 
 import dkim
 import yaml
@@ -15,6 +16,16 @@ import yaml
 from wire import until
 
 CHECKOUT = "/srv/salt-mailsrv"
+
+PILLAR = {
+    "salt": "aoiuasdfhalsdfiuyh",
+    "domains": ["one.example", "uno.example"],
+    "accounts": [
+        ["ann@one.example", "ann's pass #1"],
+        ["bob@one.example", "bob pass"],
+        ["eva@uno.example", "p:ss {w}rd %u"],
+    ],
+}
 
 
 class Server:
@@ -24,25 +35,39 @@ class Server:
         self.lab = lab
         self.machine = machine
         self.accounts = {}
+        self.pillar = None
+        self._directory = f"{CHECKOUT}/pillar"
 
     def bootstrap(self, pillar=None):
         """Set the machine up as a stranger would; with `pillar`, or the one bootstrap makes."""
         self.machine.install_checkout(CHECKOUT)
         option = ""
         if pillar:
+            self._directory = "/srv/pillar"
             self.write_pillar(pillar)
             option = " --pillar /srv/pillar"
         output = self.machine.run(f"cd {CHECKOUT} && ./bootstrap{option}", timeout=1200).stdout
-        if not pillar:
-            pillar = yaml.safe_load(self.machine.get(f"{CHECKOUT}/pillar/mail/users.sls"))
-        self.accounts = {a[0]: a[1] for a in pillar["accounts"] if isinstance(a, list)}
+        self.pillar = yaml.safe_load(self.machine.get(f"{self._directory}/mail/users.sls"))
+        self.accounts = dict(self.pillar["accounts"])
         self.publish()
         return output
 
     def write_pillar(self, pillar):
         """Make `pillar` what the next run reads."""
-        self.machine.put("/srv/pillar/top.sls", json.dumps({"base": {"*": ["mail"]}}))
-        self.machine.put("/srv/pillar/mail.sls", json.dumps(pillar))
+        self.machine.put(f"{self._directory}/top.sls", json.dumps({"base": {"*": ["mail.users"]}}))
+        self.machine.put(f"{self._directory}/mail/users.sls", json.dumps(pillar))
+
+    @contextmanager
+    def having(self, **settings):
+        """While the pillar's `mailsrv:` also holds these settings; or `accounts`, more of them."""
+        accounts = [*self.pillar["accounts"], *settings.pop("accounts", [])]
+        settings = {**self.pillar.get("mailsrv", {}), **settings}
+        self.write_pillar({**self.pillar, "accounts": accounts, "mailsrv": settings})
+        try:
+            yield self.highstate()
+        finally:
+            self.write_pillar(self.pillar)
+            self.highstate()
 
     def publish(self):
         """Serve the zones that the server prints for its domains."""

@@ -1,6 +1,5 @@
 """Mail between two servers that `./bootstrap` made, their DNS as they printed it, and the world."""
 
-import concurrent.futures
 import imaplib
 import poplib
 import re
@@ -10,65 +9,9 @@ import ssl
 
 import pytest
 
-from lab import HEAD
-from server import CHECKOUT, Server, arrived, parsed, signed_by
+from server import CHECKOUT, PILLAR, arrived, parsed, signed_by
 
 pytestmark = pytest.mark.lab
-
-PILLAR = {
-    "salt": "aoiuasdfhalsdfiuyh",
-    "domains": ["one.example", "uno.example"],
-    "accounts": [
-        ["ann@one.example", "ann's pass #1"],
-        ["bob@one.example", "bob pass"],
-        ["eva@uno.example", "p:ss {w}rd %u"],
-    ],
-}
-
-
-@pytest.fixture(scope="module")
-def servers(lab):
-    """Debian 12 with a pillar of two domains; Debian 13 as bootstrap makes it from the example."""
-    lab.dns.serve(
-        "elsewhere.example", HEAD + f"@ MX 10 mx\nmx A {lab.outside.address}\n@ TXT nothing\n"
-    )
-    one = Server(lab, lab.machine("bookworm", "mail.one.example"))
-    two = Server(lab, lab.machine("trixie", "mail.two.example"))
-    two.machine.run(
-        "apt-get update && apt-get install -y --no-install-recommends exim4-daemon-light"
-    )
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        first, second = pool.submit(one.bootstrap, PILLAR), pool.submit(two.bootstrap)
-        one.output, two.output = first.result(), second.result()
-    yield one, two
-    for server in one, two:
-        server.machine.stop()
-
-
-@pytest.fixture(scope="module")
-def one(servers):
-    return servers[0]
-
-
-@pytest.fixture(scope="module")
-def two(servers):
-    return servers[1]
-
-
-@pytest.fixture(scope="module", params=[0, 1], ids=["bookworm", "trixie"])
-def server(servers, request):
-    return servers[request.param]
-
-
-@pytest.fixture
-def user(server):
-    return next(iter(server.accounts))
-
-
-@pytest.fixture(scope="module")
-def sink(lab):
-    with lab.outside.sink() as sink:
-        yield sink
 
 
 def test_bootstrap_tells_what_it_does_and_what_to_do_next(server):
@@ -323,20 +266,20 @@ def test_the_signers_change_over_with_their_keys_and_records(lab, one, sink):
     )
     records = one.salt("mailsrv.dns")
     archive = {"source": "/srv/dkimproxy.tar.gz", "source_hash": f"sha256={archive.stdout.strip()}"}
-    one.write_pillar({**PILLAR, "mailsrv": {"dkim": {"signer": "dkimproxy", "archive": archive}}})
     users = {"ann@one.example": {"one.example"}, "eva@uno.example": {"uno.example"}}
-    for service, pillar in (("active", None), ("inactive", PILLAR)):
-        if pillar:
-            one.write_pillar(pillar)
-        one.highstate()
+
+    def all_is_well_while_dkimproxy_is(state):
         assert one.highstate() == {}
-        assert one.machine.run("systemctl is-active dkimproxy_out", check=False).stdout == (
-            f"{service}\n"
-        )
+        service = one.machine.run("systemctl is-active dkimproxy_out", check=False)
+        assert service.stdout == f"{state}\n"
         assert one.salt("mailsrv.dns") == records
         subjects = [one.submit(user, ["somebody@elsewhere.example"]) for user in users]
         for envelope in arrived(sink, *subjects):
             assert signed_by(lab, envelope.content) == users[envelope.mail_from]
+
+    with one.having(dkim={"signer": "dkimproxy", "archive": archive}):
+        all_is_well_while_dkimproxy_is("active")
+    all_is_well_while_dkimproxy_is("inactive")
     assert set(one.salt("mailcheck.run").values()) == {"ok"}
 
 

@@ -1,0 +1,172 @@
+"""Aliases, forwards, senders and quotas, on the machines of both releases."""
+
+import pytest
+
+from server import arrived, parsed, signed_by
+from wire import until
+
+pytestmark = pytest.mark.lab
+
+
+@pytest.fixture(scope="module")
+def addressed(server):
+    """A server with aliases of every kind, its domain as `server.domain`."""
+    server.domain = domain = server.pillar["domains"][0]
+    server.users = [address for address in server.accounts if address.endswith(domain)][:2]
+    first, second = server.users
+    aliases = {
+        f"sales@{domain}": first,
+        f"team@{domain}": [f"sales@{domain}", first, second, "team@elsewhere.example"],
+        f"away@{domain}": "away@elsewhere.example",
+        second: [second, "copy@elsewhere.example"],
+        f"@{domain}": second,
+    }
+    small = f"small@{domain}"
+    accounts = [
+        {"address": small, "password": "small pass", "quota": "100k"},
+        {"address": f"boss@{domain}", "password": "boss pass", "send_as": [f"@{domain}"]},
+    ]
+    with server.having(aliases=aliases, accounts=accounts, quota="1G"):
+        server.accounts = {**server.accounts, small: "small pass", f"boss@{domain}": "boss pass"}
+        assert server.highstate() == {}
+        yield server
+    server.accounts = dict(server.pillar["accounts"])
+
+
+def copies(server, subject, *addresses):
+    server.idle()
+    return [len(server.fetch(address, subject)) for address in addresses]
+
+
+def test_an_alias_reaches_each_target_once(addressed, sink):
+    first, second = addressed.users
+    subject = addressed.deliver([f"team@{addressed.domain}"])
+    arrived(sink, subject)
+    assert copies(addressed, subject, first, second) == [1, 1]
+    outside = [e.rcpt_tos for e in sink.messages if parsed(e.content)["Subject"] == subject]
+    assert sorted(sum(outside, [])) == ["copy@elsewhere.example", "team@elsewhere.example"]
+
+
+def test_a_catch_all_takes_the_unknown_and_nothing_else(addressed):
+    first, second = addressed.users
+    local, _, domain = first.partition("@")
+    for known in first, f"{local}+tag@{domain}", f"sales@{domain}", f"postmaster@{domain}":
+        assert copies(addressed, addressed.deliver([known]), first, second) == [1, 0]
+    subject = addressed.deliver([f"whoever@{domain}"])
+    assert copies(addressed, subject, first, second) == [0, 1]
+
+
+def test_every_domain_has_its_roles(server):
+    first = next(iter(server.accounts))
+    for role in "postmaster", "abuse":
+        server.wait(first, server.deliver([f"{role}@{first.partition('@')[2]}"]))
+
+
+def test_a_forward_leaves_with_a_sender_of_ours_and_its_bounce_comes_back(addressed, sink, lab):
+    sender = "somebody@elsewhere.example"
+    subject = addressed.deliver([f"away@{addressed.domain}"], sender=sender)
+    (envelope,) = arrived(sink, subject)
+    assert envelope.rcpt_tos == ["away@elsewhere.example"]
+    assert envelope.mail_from.startswith("SRS0=")
+    assert envelope.mail_from.endswith(f"@{addressed.domain}")
+    assert parsed(envelope.content)["From"] == sender
+    with addressed.smtp() as smtp:
+        smtp.sendmail("", [envelope.mail_from], f"Subject: bounce of {subject}\r\n\r\nno\r\n")
+    (bounce,) = arrived(sink, f"bounce of {subject}")
+    assert bounce.rcpt_tos == [sender]
+
+
+def test_a_bounce_to_an_address_that_was_not_rewritten_here_is_refused(addressed):
+    with addressed.smtp() as smtp:
+        smtp.ehlo("client.example")
+        smtp.mail("")
+        forged = f"SRS0=AAAA=BB=elsewhere.example=other@{addressed.domain}"
+        assert smtp.rcpt(forged)[0] >= 500
+
+
+def test_mail_of_our_users_keeps_its_sender(addressed, sink):
+    first = addressed.users[0]
+    (envelope,) = arrived(sink, addressed.submit(first, ["somebody@elsewhere.example"]))
+    assert envelope.mail_from == first
+
+
+def test_who_may_send_as_whom(addressed):
+    first, second = addressed.users
+    domain = addressed.domain
+    local = first.partition("@")[0]
+    allowed = {
+        first: [first, f"{local}+tag@{domain}", f"sales@{domain}", f"postmaster@{domain}"],
+        second: [second, f"team@{domain}"],
+        f"boss@{domain}": [f"boss@{domain}", f"anything@{domain}", first],
+    }
+    refused = {
+        first: [second, f"anything@{domain}", "somebody@elsewhere.example", "root@localhost"],
+        second: [first, f"sales@{domain}", f"whoever@{domain}"],
+        f"boss@{domain}": ["somebody@elsewhere.example"],
+    }
+    for expected, senders in ((250, allowed), (530, refused)):
+        for user, addresses in senders.items():
+            with addressed.submission() as smtp:
+                smtp.login(user, addressed.accounts[user])
+                for address in addresses:
+                    assert (address, smtp.mail(address)[0]) == (address, expected)
+                    smtp.rset()
+
+
+@pytest.mark.parametrize("port", [587, 465])
+def test_a_forged_from_becomes_the_sender(lab, addressed, sink, port):
+    first, second = addressed.users
+    headers = {"From": f"The Boss <{second}>"}
+    subject = addressed.submit(first, ["somebody@elsewhere.example"], port=port, **headers)
+    (envelope,) = arrived(sink, subject)
+    assert parsed(envelope.content)["From"].addresses[0].addr_spec == first
+    assert signed_by(lab, envelope.content) == {addressed.domain}
+
+
+def test_a_full_mailbox_refuses_and_the_sender_learns_it(addressed, sink):
+    small = f"small@{addressed.domain}"
+    with addressed.imap(small) as imap:
+        assert b"STORAGE 0 100" in imap.getquotaroot("INBOX")[1][1][0]
+    shown = addressed.machine.run(["doveadm", "quota", "get", "-u", small]).stdout
+    assert "100" in shown
+    large = "x" * 70 + "\r\n"
+    kept = addressed.deliver([small], text=large * 1000)
+    addressed.wait(small, kept)
+    lost = addressed.deliver([small], text=large * 1000)
+
+    def bounced():
+        return [e for e in sink.messages if not e.mail_from and lost.encode() in e.content]
+
+    (bounce,) = until(bounced, 60, "the sender is not told")
+    assert b"uota" in bounce.content
+    assert copies(addressed, lost, small) == [0]
+
+
+def test_explain_tells_what_happens(addressed):
+    first, second = addressed.users
+    domain = addressed.domain
+    told = addressed.salt("mailsrv.explain", f"team@{domain}")
+    assert told["delivered to"] == [first, second]
+    assert set(told["forwarded to"]) == {"team@elsewhere.example", "copy@elsewhere.example"}
+    assert told["quota"] == {first: "1G", second: "1G"}
+    assert set(told["senders"]) == {first, second, f"boss@{domain}"}
+
+
+def test_what_is_removed_stops_working(server):
+    domain = server.pillar["domains"][0]
+    gone = f"gone@{domain}"
+    with server.having(
+        accounts=[{"address": gone, "password": "gone pass"}], aliases={f"alias@{domain}": gone}
+    ):
+        server.accounts[gone] = "gone pass"
+        server.wait(gone, server.deliver([f"alias@{domain}"]))
+    del server.accounts[gone]
+    with pytest.raises(Exception, match="AUTHENTICATIONFAILED"):
+        server.imap(gone, "gone pass")
+    with server.smtp() as smtp:
+        smtp.ehlo("client.example")
+        smtp.mail("somebody@elsewhere.example")
+        for address in gone, f"alias@{domain}":
+            assert smtp.rcpt(address)[0] == 550
+    home = server.machine.run(f"ls -d /var/vmail/{domain}/gone/mdbox/storage").stdout
+    assert home
