@@ -36,7 +36,7 @@ STANDING = re.compile(
 
 # Where an alias may lead: a subaddress, too, and whatever local part another server has, less what
 # a table of smtpd(8) or its expansion would read as its own.
-TARGET_LOCAL_PART = re.compile(r"[a-z0-9_][a-z0-9._+=&~-]{0,63}", re.IGNORECASE)
+TARGET_LOCAL_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=&~-]{0,63}")
 
 # RFC 5321, section 4.5.1 and RFC 2142: every domain that takes mail has these.
 ROLES = ("postmaster", "abuse")
@@ -763,7 +763,7 @@ def _passwords(settings, facts, faults):
 
 def _domain(name):
     """The domain in lower case, or None where the name is none."""
-    if not isinstance(name, str) or len(name) > 253:
+    if not isinstance(name, str) or len(name) > 253 or not name.isascii():
         return None
     labels = name.lower().split(".")
     if len(labels) < 2 or not all(map(LABEL.fullmatch, labels)) or labels[-1].isdigit():
@@ -773,7 +773,7 @@ def _domain(name):
 
 def _address(text):
     """The address in lower case, or None where the text is none."""
-    if not isinstance(text, str):
+    if not isinstance(text, str) or not text.isascii():
         return None
     local, _, domain = text.rpartition("@")
     local, domain = local.lower(), _domain(domain)

@@ -26,6 +26,7 @@ DOVECOTS = {
     ("FreeBSD", "2.4"): ("dovecot24", "2.4.5_2"),
 }
 ACCOUNTS = {"user1@example.com": "pass1", "users2@example.com": "pass2", "users3@test.com": "pass3"}
+DOMAINS = ["example.com", "test.com"]
 TABLES = ["vdomains", "recipients", "virtuals", "credentials", "dovecot-passwd", "keyfiles"]
 
 
@@ -83,14 +84,23 @@ def test_the_paths_are_those_of_the_system(case):
 
 def test_the_addresses_of_the_pillar_are_in_every_table(case):
     files = case.files
-    assert entries(files["vdomains"]) == ["example.com", "test.com"]
-    assert entries(files["recipients"]) == [*ACCOUNTS]
-    assert entries(files["virtuals"]) == [f"{address} vmail" for address in ACCOUNTS]
+    assert entries(files["vdomains"]) == DOMAINS
+    assert entries(files["ours"]) == ["@mx.example.com", "@example.com", "@test.com"]
+    roles = {f"{name}@{domain}" for name in ("postmaster", "abuse") for domain in DOMAINS}
+    assert entries(files["recipients"])[:3] == [*ACCOUNTS]
+    assert {*entries(files["recipients"])[3:]} == roles
+    virtuals = dict(line.split(" ") for line in entries(files["virtuals"]))
+    assert virtuals == dict.fromkeys(ACCOUNTS, "vmail") | {
+        role: "users3@test.com" if role.endswith("@test.com") else "user1@example.com"
+        for role in roles
+    }
 
 
-def test_everybody_may_send_as_themselves_alone(case):
-    (table,) = re.findall(r"^table sendas file:.*/(.*)$", case.files["smtpd.conf"], re.M)
-    assert entries(case.files[table]) == [f"{address} {address}" for address in ACCOUNTS]
+def test_nobody_may_send_as_somebody_else(case):
+    senders = dict(line.split(" ") for line in entries(case.files["sendas"]))
+    assert list(senders) == [*ACCOUNTS]
+    for address, allowed in senders.items():
+        assert {*allowed.split(",")} & {*ACCOUNTS} == {address}
 
 
 def test_both_daemons_know_the_same_hash_of_each_password(case):
@@ -119,7 +129,7 @@ def test_no_password_is_taken_without_tls(case):
     with_auth = [line for line in listeners(case) if " auth" in line]
     assert with_auth
     assert all(" tls-require " in line or " smtps " in line for line in with_auth)
-    assert all(" auth <credentials> senders <sendas> " in line for line in with_auth)
+    assert all(" auth <credentials> senders <sendas> masquerade " in line for line in with_auth)
 
 
 def test_ports_are_open_as_mail_clients_and_other_servers_expect_them(case):
@@ -145,8 +155,9 @@ def test_a_machine_without_ipv6_does_not_listen_on_it(minion, written):
 def test_mail_is_signed_by_the_signer_of_the_pillar_and_only_once(case):
     text = case.files["smtpd.conf"]
     port = {"dkimsign": "10028", "dkimproxy": "10027"}[case.signer]
-    (sign,) = [line for line in conf(text) if line.startswith('action "sign"')]
-    assert sign.endswith(f'relay host "smtp+notls://127.0.0.1:{port}"')
+    relay = f'relay host "smtp+notls://127.0.0.1:{port}"'
+    assert f'action "sign" {relay}' in conf(text)
+    assert f'action "forward" {relay} srs' in conf(text)
     filters = [line for line in conf(text) if re.search(r"\bfilter\b", line)]
     assert len(filters) == {"dkimsign": 2, "dkimproxy": 0}[case.signer]
     if case.signer == "dkimsign":
@@ -163,17 +174,18 @@ def test_the_first_rule_that_matches_is_the_right_one(case):
         'match from any for domain <vdomains> rcpt-to <recipients> action "mailbox"',
         "match from any for domain <vdomains> reject",
         'match from local for local action "local"',
-        'match from local for any action "sign"',
         'match from auth for any action "sign"',
+        'match from local mail-from <ours> for any action "sign"',
+        'match from local for any action "forward"',
     ]
 
 
 @pytest.fixture(scope="session")
-def certificate():
-    """The state that makes a certificate, done; its command is the same on both systems."""
+def made():
+    """What a state makes by a command, made; its environment. The commands are for every system."""
 
-    def make(machine, **mailsrv):
-        state = machine.state("cmd: mailsrv-tls-self-signed", **mailsrv)
+    def make(machine, state, **mailsrv):
+        state = machine.state(f"cmd: {state}", **mailsrv)
         env = {key: value for item in state["env"] for key, value in item.items()}
         os.makedirs(os.path.dirname(env["KEY"]), exist_ok=True)
         if not os.path.exists(state["creates"]):
@@ -183,17 +195,22 @@ def certificate():
     return make
 
 
+@pytest.fixture(scope="session")
+def certificate(made):
+    return lambda machine, **mailsrv: made(machine, "mailsrv-tls-self-signed", **mailsrv)
+
+
 def test_a_certificate_that_is_made_is_the_hosts_and_its_key_is_closed(
     minion, certificate, program
 ):
     program("openssl")
-    made = certificate(minion())
-    with open(made["CERT"], "rb") as file:
+    files = certificate(minion())
+    with open(files["CERT"], "rb") as file:
         cert = x509.load_pem_x509_certificate(file.read())
     names = cert.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["mx.example.com"]
-    assert os.stat(made["KEY"]).st_mode & 0o777 == 0o600
-    assert made["KEY"] == minion().state("cmd: mailsrv-tls-self-signed")["creates"]
+    assert os.stat(files["KEY"]).st_mode & 0o777 == 0o600
+    assert files["KEY"] == minion().state("cmd: mailsrv-tls-self-signed")["creates"]
 
 
 def test_a_certificate_can_be_made_for_a_long_hostname(minion, certificate, program):
@@ -208,7 +225,11 @@ domains: [xn--bcher-kva.example, a.b.c.example.com]
 accounts:
   - ["0_a.-@xn--bcher-kva.example", "{{ grains['os'] }} %d : # ' \" \\ $HOME {SSHA} ä"]
   - {address: A@a.b.c.example.com, hash: $6$salt$HASH}
-mailsrv: {dkim: {selector: 2024-01.a}}
+mailsrv:
+  dkim: {selector: 2024-01.a}
+  aliases:
+    sales@a.b.c.example.com: [a+x@a.b.c.example.com, No~bo=dy&co@elsewhere.example]
+    "@a.b.c.example.com": A@a.b.c.example.com
 """.replace("HASH", "a" * 86)
 
 
@@ -217,13 +238,14 @@ mailsrv: {dkim: {selector: 2024-01.a}}
     [(None, "dkimsign"), (None, "dkimproxy"), (NOBODY, "dkimsign"), (STRANGE, "dkimsign")],
     ids=["dkimsign", "dkimproxy", "nobody", "strange"],
 )
-def test_smtpd_takes_the_configuration(written, certificate, program, pillar, text, signer):
+def test_smtpd_takes_the_configuration(written, made, program, pillar, text, signer):
     smtpd = program("smtpd")
     if os.geteuid():
         pytest.skip("smtpd takes a TLS key of root's alone, and this is not root")
     dovecot = {"dkimsign": "2.3", "dkimproxy": "2.4"}[signer]
     case = written("Debian", dovecot, signer, pillar(text) if text else "pillar.example")
-    certificate(case.machine, dkim={"signer": signer})
+    for state in ("mailsrv-tls-self-signed", "mailsrv-genkeys-srs-key"):
+        made(case.machine, state, dkim={"signer": signer})
     case.machine.at("/etc/aliases").write_text("postmaster: root\n")
     file = case.machine.at("/etc/smtpd.conf")
     ran = subprocess.run([smtpd, "-n", "-f", file], capture_output=True, text=True)
@@ -290,6 +312,33 @@ def test_mailboxes_are_where_the_seed_had_them(case):
     settings = conf(case.files["dovecot.conf"])
     assert f"mail_home = {home}/{name}" in settings
     assert {"mail_location = mdbox:~/mdbox", "mail_path = ~/mdbox"} & {*settings}
+
+
+QUOTAS = """
+domains: [example.com]
+accounts:
+  - [user1@example.com, pass1]
+  - {address: user2@example.com, password: pass2, quota: 2G}
+mailsrv: {quota: 5G}
+"""
+
+
+@pytest.mark.parametrize(
+    ("dovecot", "everybody", "own"),
+    [
+        ("2.3", "quota_rule = *:storage=5G", "userdb_quota_rule=*:storage=2G"),
+        ("2.4", "quota_storage_size = 5G", "userdb_quota_storage_size=2G"),
+    ],
+)
+def test_an_accounts_own_quota_stands_with_its_password(written, pillar, dovecot, everybody, own):
+    files = written("Debian", dovecot, "dkimsign", pillar(QUOTAS)).files
+    assert everybody in conf(files["dovecot.conf"])
+    extra = [line.split("::::::")[1] for line in entries(files["dovecot-passwd"])]
+    assert extra == ["", own]
+
+
+def test_without_a_quota_there_is_none(case):
+    assert not re.search(r"quota_(rule|storage_size) = ", case.files["dovecot.conf"])
 
 
 @pytest.fixture

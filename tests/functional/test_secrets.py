@@ -72,18 +72,22 @@ def test_the_files_with_hashes_are_closed(machine):
         assert state["group"] in ("dovecot", "opensmtpd")
 
 
-def test_keys_are_made_closed(machine):
-    assert "umask 077" in machine.state("mailsrv-genkeys-password-key")["name"]
-    assert "umask 077" in machine.state("cmd: mailsrv-tls-self-signed")["name"]
-
-
-def test_a_password_key_is_32_bytes_for_root_alone_and_stays(machine, tmp_path):
-    state = machine.state("mailsrv-genkeys-password-key")
-    key = tmp_path / "password.key"
+@pytest.mark.parametrize(
+    ("state", "content"),
+    [
+        ("mailsrv-genkeys-password-key", rb"(?s).{32}"),
+        ("mailsrv-genkeys-srs-key", rb'srs key "[0-9a-f]{48}"\n'),
+    ],
+)
+def test_a_key_is_made_once_for_root_alone(machine, tmp_path, state, content):
+    command = machine.state(state)["name"]
+    key = tmp_path / "key"
     arguments = {"env": [{"KEY": str(key)}], "creates": str(key)}
     for changes in (True, False):
-        (made,) = machine("state.single", "cmd.run", state["name"], **arguments).values()
+        (made,) = machine("state.single", "cmd.run", command, **arguments).values()
         assert made["result"] is True
         assert bool(made["changes"]) is changes
-    assert len(key.read_bytes()) == 32
+        assert made["changes"].get("stdout", "") == ""
+    assert re.fullmatch(content, key.read_bytes())
     assert key.stat().st_mode & 0o777 == 0o600
+    assert [*tmp_path.iterdir()] == [key]

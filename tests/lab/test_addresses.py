@@ -43,8 +43,11 @@ def test_an_alias_reaches_each_target_once(addressed, sink):
     subject = addressed.deliver([f"team@{addressed.domain}"])
     arrived(sink, subject)
     assert copies(addressed, subject, first, second) == [1, 1]
-    outside = [e.rcpt_tos for e in sink.messages if parsed(e.content)["Subject"] == subject]
-    assert sorted(sum(outside, [])) == ["copy@elsewhere.example", "team@elsewhere.example"]
+    outside = [e for e in sink.messages if parsed(e.content)["Subject"] == subject]
+    assert sorted(rcpt for e in outside for rcpt in e.rcpt_tos) == [
+        "copy@elsewhere.example",
+        "team@elsewhere.example",
+    ]
 
 
 def test_a_catch_all_takes_the_unknown_and_nothing_else(addressed):
@@ -76,12 +79,14 @@ def test_a_forward_leaves_with_a_sender_of_ours_and_its_bounce_comes_back(addres
     assert bounce.rcpt_tos == [sender]
 
 
-def test_a_bounce_to_an_address_that_was_not_rewritten_here_is_refused(addressed):
-    with addressed.smtp() as smtp:
-        smtp.ehlo("client.example")
-        smtp.mail("")
-        forged = f"SRS0=AAAA=BB=elsewhere.example=other@{addressed.domain}"
-        assert smtp.rcpt(forged)[0] >= 500
+def test_a_forged_bounce_is_not_forwarded(addressed, sink):
+    """It is mail to an unknown address, which here the catch-all takes."""
+    forged = f"SRS0=AAAA=BB=elsewhere.example=other@{addressed.domain}"
+    subject = addressed.deliver([forged], sender="")
+    addressed.wait(addressed.users[1], subject)
+    addressed.idle()
+    rcpts = [e.rcpt_tos for e in sink.messages if parsed(e.content)["Subject"] == subject]
+    assert rcpts == [["copy@elsewhere.example"]]
 
 
 def test_mail_of_our_users_keeps_its_sender(addressed, sink):
@@ -123,23 +128,23 @@ def test_a_forged_from_becomes_the_sender(lab, addressed, sink, port):
     assert signed_by(lab, envelope.content) == {addressed.domain}
 
 
-def test_a_full_mailbox_refuses_and_the_sender_learns_it(addressed, sink):
+def test_mail_to_a_full_mailbox_waits_until_there_is_room(addressed):
     small = f"small@{addressed.domain}"
     with addressed.imap(small) as imap:
         assert b"STORAGE 0 100" in imap.getquotaroot("INBOX")[1][1][0]
     shown = addressed.machine.run(["doveadm", "quota", "get", "-u", small]).stdout
-    assert "100" in shown
-    large = "x" * 70 + "\r\n"
-    kept = addressed.deliver([small], text=large * 1000)
-    addressed.wait(small, kept)
-    lost = addressed.deliver([small], text=large * 1000)
+    assert " 100 " in shown
+    large = ("x" * 70 + "\r\n") * 1000
+    addressed.wait(small, addressed.deliver([small], text=large))
+    late = addressed.deliver([small], text=large)
 
-    def bounced():
-        return [e for e in sink.messages if not e.mail_from and lost.encode() in e.content]
+    def refused():
+        return "Quota exceeded" in addressed.machine.run("smtpctl show queue").stdout
 
-    (bounce,) = until(bounced, 60, "the sender is not told")
-    assert b"uota" in bounce.content
-    assert copies(addressed, lost, small) == [0]
+    until(refused, 30, "the mailbox takes more than its quota")
+    addressed.machine.run(["doveadm", "expunge", "-u", small, "mailbox", "INBOX", "all"])
+    addressed.machine.run("smtpctl schedule all")
+    addressed.wait(small, late)
 
 
 def test_explain_tells_what_happens(addressed):

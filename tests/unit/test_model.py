@@ -49,7 +49,7 @@ def test_domains_and_addresses_are_read_in_lower_case(read):
     pillar = {"domains": ["Example.COM"], "accounts": [["User@EXAMPLE.com", SECRET]]}
     model = read(pillar | {"mailsrv": {"hostname": "MX.Example.com"}})
     assert model["domains"] == ["example.com"]
-    assert model["accounts"] == [{"address": "user@example.com"}]
+    assert [account["address"] for account in model["accounts"]] == ["user@example.com"]
     assert model["hostname"] == HOST
 
 
@@ -454,9 +454,7 @@ junk = st.recursive(
     ),
     max_leaves=6,
 )
-nasty = st.sampled_from(
-    ["", " ", "#", "\n", "\t", ":", "/", "%d", "..", "\0", "@", ",", "{", "'", '"', "ä", "\u2028"]
-)
+nasty = st.sampled_from(["", "%d", "..", "+x", *" #\n\t\0:/@,{'\"|ä\u017f\u2028"])
 domains = st.sampled_from(["example.com", "EXAMPLE.com", "test.com"]) | st.builds(
     "{}{}example.com".format, nasty, nasty
 )
@@ -471,10 +469,18 @@ def section(**keys):
     return st.fixed_dictionaries({}, optional={k: v | junk for k, v in keys.items()}) | junk
 
 
+sizes = st.sampled_from(["2G", "500M", "2g", "0G", "5G\n"])
+targets = st.lists(addresses | domains.map("@{}".format), max_size=3) | addresses
 accounts = st.lists(
     st.lists(addresses | secrets, max_size=3)
     | st.tuples(addresses, secrets).map(list)
-    | section(address=addresses, password=secrets, hash=st.just(HASH))
+    | section(
+        address=addresses,
+        password=secrets,
+        hash=st.just(HASH),
+        quota=sizes,
+        send_as=targets,
+    )
     | junk,
     max_size=4,
 )
@@ -486,6 +492,8 @@ pillars = st.fixed_dictionaries(
         "mailsrv": section(
             **seed_keys,
             hostname=domains,
+            aliases=st.dictionaries(addresses | domains.map("@{}".format), targets, max_size=3),
+            quota=sizes,
             tls=section(cert=paths, key=paths),
             dkim=section(
                 signer=st.sampled_from(["dkimproxy", "dkimsign"]),
@@ -499,9 +507,10 @@ pillars = st.fixed_dictionaries(
 )
 likely = st.fixed_dictionaries(
     {
-        "domains": st.lists(domains, min_size=1, max_size=2),
-        "accounts": st.lists(st.tuples(addresses, st.text("ab\x7f", max_size=2)), max_size=2).map(
-            lambda pairs: [list(pair) for pair in pairs]
+        "domains": st.just(["example.com", "test.com"]),
+        "accounts": st.just([["a@example.com", "p"], ["d_-e@test.com", "p"]]),
+        "mailsrv": st.fixed_dictionaries(
+            {"aliases": st.dictionaries(addresses | st.just("@test.com"), targets, max_size=3)}
         ),
     }
 )
@@ -541,10 +550,17 @@ def test_any_pillar_gives_a_clean_model_or_clear_faults(read, pillar, family, fq
     model.pop("notes")
     assert not [text for text in texts(model) if re.search(r"[\s#\0'\"{}<>|;$]", text)]
     assert json.loads(json.dumps(model)) == model
-    for account in model["accounts"]:
-        local, _, domain = account["address"].partition("@")
+    mailboxes = [account["address"] for account in model["accounts"]]
+    for address in (*mailboxes, *model["aliases"]):
+        local, _, domain = address.partition("@")
         assert domain in model["domains"]
-        assert not set(local) & set(":,/%+@\\")
+        assert re.fullmatch("[a-z0-9._-]*", local)
+    for targets in model["aliases"].values():
+        assert targets
+        for target in targets:
+            local, _, domain = target.partition("@")
+            assert domain not in model["domains"] or f"{local.split('+')[0]}@{domain}" in mailboxes
+            assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._+=&~-]*", local)
 
 
 @any_number
