@@ -113,10 +113,29 @@ def model(pillar, fqdn, facts):
 
         salt-call mailsrv.lint
     """
-    result, faults = _read(pillar, fqdn, facts)
-    if faults:
-        raise SaltInvocationError("the pillar is not valid:\n" + "\n".join(faults))
+    result, found = _read(pillar, fqdn, facts)
+    if found:
+        raise SaltInvocationError("the pillar is not valid:\n" + "\n".join(found))
     return result
+
+
+def faults(pillar, fqdn, facts):
+    """
+    What :func:`model` would refuse.
+
+    pillar, fqdn, facts
+        As for :func:`model`.
+
+    Returns a list of sentences, each with the key, the value (never a secret) and the cure; empty
+    where the pillar is valid.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call mailsrv.lint
+    """
+    return _read(pillar, fqdn, facts)[1]
 
 
 def hashes(pillar, key_file, standing, rounds):
@@ -251,10 +270,10 @@ def lint():
 
         salt-call mailsrv.lint
     """
-    faults = _read(__pillar__, __grains__["fqdn"], facts())[1]
-    if faults:
+    found = faults(__pillar__, __grains__["fqdn"], facts())
+    if found:
         __context__["retcode"] = 1
-    return faults
+    return found
 
 
 def explain(address):

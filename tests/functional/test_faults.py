@@ -15,19 +15,21 @@ def faulty(minion, pillar):
     return minion(pillar=pillar(f"#!json\n{FAULTY!r}".replace("'", '"')))
 
 
-@pytest.mark.parametrize(
-    ("function", "arguments"),
-    [
-        ("state.apply", ["mailsrv"]),
-        ("state.show_sls", [["mailsrv", *(f"mailsrv.{room}" for room in ROOMS)]]),
-    ],
-    ids=["apply", "show_sls"],
-)
-def test_a_faulty_pillar_is_refused_with_the_sentences_of_lint(faulty, function, arguments):
+@pytest.mark.parametrize("test", [True, False])
+def test_a_faulty_pillar_is_refused_with_the_sentences_of_lint(faulty, test):
     sentences = faulty("mailsrv.lint")
     assert len(sentences) == 5
-    test = {} if "show" in function else {"test": True}
-    errors = faulty(function, *arguments, **test)
+    (state,) = faulty("state.apply", "mailsrv", test=test).values()
+    assert state["result"] is False
+    assert state["changes"] == {}
+    assert state["name"].split("\n") == sentences
+    assert test or state["comment"].split("\n") == sentences
+    assert "hunter2" not in str(state)
+
+
+def test_every_room_refuses_a_faulty_pillar_too(faulty):
+    sentences = faulty("mailsrv.lint")
+    errors = faulty("state.show_sls", [f"mailsrv.{room}" for room in ROOMS])
     assert all(isinstance(error, str) for error in errors), errors
     for error in errors:
         assert "\n".join(["the pillar is not valid:", *sentences, ""]) in error
@@ -54,5 +56,5 @@ def test_a_system_that_is_not_in_the_map_is_named(minion):
 
 
 def test_without_a_pillar_the_first_thing_to_write_is_named(minion, pillar):
-    (error,) = minion(pillar=pillar("{}"))("state.show_sls", "mailsrv")
-    assert "domains: list at least one domain, e.g. domains: [example.com]" in error
+    (state,) = minion(pillar=pillar("{}"))("state.apply", "mailsrv").values()
+    assert state["comment"] == "domains: list at least one domain, e.g. domains: [example.com]"
