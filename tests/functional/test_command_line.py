@@ -53,9 +53,10 @@ def test_lint_fails_with_every_fault_and_no_secret(salt_call, pillar):
 
 def test_a_faulty_pillar_stops_a_run_with_a_status(salt_call, pillar):
     faulty = pillar("domains: [mail]\n")
-    status, _, said = salt_call("state.show_sls", "mailsrv", pillar=faulty)
+    status, output, _ = salt_call("state.apply", "mailsrv", pillar=faulty)
     assert status != 0
-    assert "domains[0]: 'mail' is not a domain; write it like example.com" in said
+    (state,) = output.values()
+    assert state["comment"] == "domains[0]: 'mail' is not a domain; write it like example.com"
 
 
 @pytest.fixture(scope="module")
