@@ -387,6 +387,7 @@ def client():
         "incoming mail": f"IMAP, {hostname}, port 993, TLS (or 143, STARTTLS)",
         "incoming mail, POP3": f"POP3, {hostname}, port 995, TLS (or 110, STARTTLS)",
         "outgoing mail": f"SMTP, {hostname}, port 465, TLS (or 587, STARTTLS), with password",
+        "filters": f"ManageSieve, {hostname}, port 4190, STARTTLS",
         "user name": "the whole address",
         **{f"note {number}": note for number, note in enumerate(here["notes"], 1)},
     }

@@ -1,11 +1,13 @@
 """A machine of the lab that `./bootstrap` made a mail server of, and its users' mail clients."""
 
+import base64
 import email
 import email.policy
 import imaplib
 import json
 import poplib
 import smtplib
+import socket
 import ssl
 import uuid
 from contextlib import contextmanager
@@ -88,13 +90,10 @@ class Server:
 
     def submit(self, user, recipients, sender=None, port=587, text="hello\n", **headers):
         """Send as that user does from a mail client; returns the subject, which is unique."""
-        subject = str(uuid.uuid4())
-        head = {"From": user, "To": ", ".join(recipients), "Subject": subject, **headers}
-        lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
+        head = {"From": user, "To": ", ".join(recipients), **headers}
         with self.submission(port) as smtp:
             smtp.login(user, self.accounts[user])
-            smtp.sendmail(sender or user, recipients, f"{lines}\r\n{text}")
-        return subject
+            return _send(smtp, sender or user, recipients, head, text)
 
     def submission(self, port=587):
         """A connection for submission, under TLS."""
@@ -108,13 +107,11 @@ class Server:
         """A connection from the world, to port 25."""
         return self._connect(smtplib.SMTP, 25)
 
-    def deliver(self, recipients, sender="somebody@elsewhere.example", text="hello\n"):
+    def deliver(self, recipients, sender="somebody@elsewhere.example", text="hello\n", **headers):
         """Send from the world to port 25; returns the subject, which is unique."""
-        subject = str(uuid.uuid4())
+        head = {"From": sender, "To": recipients[0], **headers}
         with self.smtp() as smtp:
-            message = f"From: {sender}\r\nTo: {recipients[0]}\r\nSubject: {subject}\r\n\r\n{text}"
-            smtp.sendmail(sender, recipients, message)
-        return subject
+            return _send(smtp, sender, recipients, head, text)
 
     def imap(self, address, password=None, port=993):
         """An IMAP session, logged in."""
@@ -137,6 +134,10 @@ class Server:
         pop3.pass_(password or self.accounts[address])
         return pop3
 
+    def managesieve(self, address):
+        """A ManageSieve session, logged in."""
+        return ManageSieve(self._connect_plain(4190), address, self.accounts[address])
+
     def fetch(self, address, subject, folder="INBOX"):
         """All messages with that subject there, as bytes."""
         with self.imap(address) as imap:
@@ -154,8 +155,56 @@ class Server:
         """Wait until nothing is queued, so that no further copy can come."""
         until(lambda: not self.machine.run("smtpctl show queue").stdout, 60, "the queue stays full")
 
+    def _connect_plain(self, port):
+        target = (self.machine.fqdn, port)
+        return self.lab.outside.call(socket.create_connection, target, timeout=30)
+
     def _connect(self, client, port, **options):
         return self.lab.outside.call(client, self.machine.fqdn, port, timeout=30, **options)
+
+
+def _send(smtp, sender, recipients, headers, text):
+    subject = str(uuid.uuid4())
+    head = {**headers, "Subject": subject}
+    lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in head.items())
+    smtp.sendmail(sender, recipients, f"{lines}\r\n{text}")
+    return subject
+
+
+class ManageSieve:
+    """The little of RFC 5804 that a test needs, under TLS."""
+
+    def __init__(self, connection, address, password):
+        self._wire = connection.makefile("rwb")
+        assert '"SASL" ""' in self._answer(), "a password is taken before TLS"
+        self._ask("STARTTLS")
+        self._wire = _TLS.wrap_socket(connection).makefile("rwb")
+        self._answer()
+        secret = base64.b64encode(f"\0{address}\0{password}".encode()).decode()
+        self._ask(f'AUTHENTICATE "PLAIN" "{secret}"')
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._wire.close()
+
+    def put(self, name, script):
+        """Store the script and make it the active one."""
+        self._ask(f'PUTSCRIPT "{name}" {{{len(script)}+}}\r\n{script}')
+        self._ask(f'SETACTIVE "{name}"')
+
+    def _ask(self, command):
+        self._wire.write(f"{command}\r\n".encode())
+        self._wire.flush()
+        return self._answer()
+
+    def _answer(self):
+        lines = []
+        while not (lines and lines[-1].startswith(("OK", "NO", "BYE"))):
+            lines.append(self._wire.readline().decode())
+        assert lines[-1].startswith("OK"), lines
+        return "".join(lines)
 
 
 def arrived(sink, *subjects):

@@ -35,6 +35,25 @@ mailsrv-dovecot-passwd:
       - pkg: mailsrv-dovecot-packages
       - cmd: mailsrv-genkeys-password-key
 
+mailsrv-dovecot-sieve:
+  file.managed:
+    - name: {{ os.dovecot.directory }}/sieve/before.sieve
+    - source: salt://mailsrv/dovecot/before.sieve
+    - makedirs: True
+    - require:
+      - pkg: mailsrv-dovecot-packages
+  # Dovecot runs filters as vmail, who cannot write a compiled script here. Another release of
+  # Pigeonhole does not read the old one.
+  cmd.run:
+    - name: sievec {{ os.dovecot.directory }}/sieve/before.sieve
+    - onchanges:
+      - file: mailsrv-dovecot-sieve
+      - pkg: mailsrv-dovecot-packages
+    - require:
+      - file: mailsrv-dovecot-config
+    - require_in:
+      - service: mailsrv-dovecot-service
+
 mailsrv-dovecot-config:
   file.managed:
     - name: {{ os.dovecot.directory }}/dovecot.conf
@@ -73,3 +92,16 @@ mailsrv-dovecot-service:
     - watch:
       - file: mailsrv-dovecot-config
       - sls: mailsrv.tls
+
+# An account that is gone is logged out.
+mailsrv-dovecot-kick:
+  cmd.run:
+    - name: >-
+        doveadm who -1 | awk 'NR > 1 { print $1 }' | sort -u | while read -r user; do
+        grep -q "^$user:" "$PASSWD" || doveadm kick "$user"; done
+    - env:
+        - PASSWD: {{ os.dovecot.directory }}/dovecot-passwd
+    - onchanges:
+      - file: mailsrv-dovecot-passwd
+    - require:
+      - service: mailsrv-dovecot-service

@@ -1,5 +1,7 @@
 """Aliases, forwards, senders and quotas, on the machines of both releases."""
 
+import imaplib
+
 import pytest
 
 from server import arrived, parsed, signed_by
@@ -165,7 +167,10 @@ def test_what_is_removed_stops_working(server):
     ):
         server.accounts[gone] = "gone pass"
         server.wait(gone, server.deliver([f"alias@{domain}"]))
+        session = server.imap(gone)
     del server.accounts[gone]
+    with pytest.raises((imaplib.IMAP4.abort, OSError)):
+        session.noop()
     with pytest.raises(Exception, match="AUTHENTICATIONFAILED"):
         server.imap(gone, "gone pass")
     with server.smtp() as smtp:
@@ -175,3 +180,14 @@ def test_what_is_removed_stops_working(server):
             assert smtp.rcpt(address)[0] == 550
     home = server.machine.run(f"ls -d /var/vmail/{domain}/gone/mdbox/storage").stdout
     assert home
+
+
+def test_spam_goes_to_junk_and_a_users_own_filters_work(server, user):
+    spam = server.deliver([user], X_Spam="yes")
+    server.wait(user, spam, "Junk")
+    with server.managesieve(user) as sieve:
+        script = 'require "fileinto"; if header :contains "Subject" "-" { fileinto "Archive"; }'
+        sieve.put("test", script)
+        server.wait(user, server.deliver([user]), "Archive")
+        sieve.put("test", "keep;")
+    server.wait(user, server.deliver([user]))
