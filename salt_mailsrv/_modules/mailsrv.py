@@ -405,6 +405,7 @@ def _read(pillar, fqdn, facts):
     domains = _domains(settings, faults)
     accounts = _accounts(settings, domains, faults)
     aliases = _aliases(settings, domains, accounts, faults)
+    names = _aliases_of(aliases)
     hostname = _hostname(settings, fqdn, domains, faults, notes)
     return {
         "hostname": hostname,
@@ -413,7 +414,7 @@ def _read(pillar, fqdn, facts):
             {
                 "address": account["address"],
                 "quota": account["quota"],
-                "senders": _senders(account, aliases),
+                "senders": _senders(account, names),
             }
             for account in accounts
         ],
@@ -572,7 +573,7 @@ def _send_as(entry, path, domains, faults):
 def _aliases(settings, domains, accounts, faults):
     """Every alias with the mailboxes and remote addresses it leads to, chains followed."""
     given = settings.get("aliases") or {}
-    mailboxes = [account["address"] for account in accounts]
+    mailboxes = dict.fromkeys(account["address"] for account in accounts)
     aliases = {}
     if not isinstance(given, dict):
         faults.append(f"mailsrv:aliases: must hold aliases and targets, not {_kind(given)}")
@@ -606,7 +607,8 @@ def _aliases(settings, domains, accounts, faults):
                 )
     for domain in domains if mailboxes else ():
         # To somebody of the domain itself, else to the first account of all.
-        keeper = next((m for m in mailboxes if m.endswith(f"@{domain}")), mailboxes[0])
+        ours = (mailbox for mailbox in mailboxes if mailbox.endswith(f"@{domain}"))
+        keeper = next(ours, next(iter(mailboxes)))
         for role in ROLES:
             if f"{role}@{domain}" not in mailboxes:
                 aliases.setdefault(f"{role}@{domain}", [keeper])
@@ -654,11 +656,19 @@ def _resolve(alias, aliases, mailboxes, faults):
     return [end for end in dict.fromkeys(ends) if end not in brought or end in mailboxes]
 
 
-def _senders(account, aliases):
+def _aliases_of(aliases):
+    """The aliases that lead to each address, without the catch-alls."""
+    names = {}
+    for alias, ends in aliases.items():
+        for end in ends if not alias.startswith("@") else ():
+            names.setdefault(end, []).append(alias)
+    return names
+
+
+def _senders(account, names):
     """The addresses an account may send as: its own, its aliases, what send_as lists."""
     own = account["address"]
-    of_aliases = (a for a, ends in aliases.items() if own in ends and not a.startswith("@"))
-    return list(dict.fromkeys((own, *of_aliases, *account["send_as"])))
+    return list(dict.fromkeys((own, *names.get(own, ()), *account["send_as"])))
 
 
 def _hostname(settings, fqdn, domains, faults, notes):
