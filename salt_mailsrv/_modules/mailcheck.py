@@ -7,6 +7,7 @@ import imaplib
 import poplib
 import shlex
 import smtplib
+import socket
 import ssl
 import time
 import uuid
@@ -53,6 +54,7 @@ def run():
         "port 143, IMAP with STARTTLS": (_imap, imaplib.IMAP4, 143),
         "port 993, IMAP with TLS": (_imap, imaplib.IMAP4_SSL, 993),
         "port 995, POP3 with TLS": (_pop3, poplib.POP3_SSL, 995),
+        "port 4190, ManageSieve with STARTTLS": (_managesieve, 4190),
     }
     if model["accounts"]:
         address = model["accounts"][0]["address"]
@@ -119,6 +121,17 @@ def _pop3(client, port):
         if client is poplib.POP3:
             pop3.stls(_tls())
         pop3.quit()
+
+
+def _managesieve(port):
+    greeting = []
+    with socket.create_connection((HOST, port), timeout=TIMEOUT) as connection:
+        for line in connection.makefile("rb"):
+            greeting.append(line.rstrip())
+            if line.startswith((b"OK", b"NO", b"BYE")):
+                break
+    if b'"STARTTLS"' not in greeting:
+        raise CommandExecutionError("does not offer STARTTLS")
 
 
 def _round_trip(address):
