@@ -283,6 +283,20 @@ def test_the_signers_change_over_with_their_keys_and_records(lab, one, sink):
     assert set(one.salt("mailcheck.run").values()) == {"ok"}
 
 
+def test_a_protocol_that_is_installed_later_is_served(one):
+    """Where packages may not restart services, as in many containers, a reload is not enough."""
+    policy = "/usr/sbin/policy-rc.d"
+    one.machine.put(policy, "#!/bin/sh\nexit 101\n")
+    one.machine.run(
+        f"chmod 755 {policy} && apt-get purge -y dovecot-managesieved"
+        " && sed -i '/^protocols/s/ sieve//' /etc/dovecot/dovecot.conf && systemctl restart dovecot"
+    )
+    one.highstate()
+    one.machine.run(["rm", policy])
+    assert one.highstate() == {}
+    assert set(one.salt("mailcheck.run").values()) == {"ok"}
+
+
 def test_the_stock_mta_is_off(two):
     assert two.machine.run("systemctl is-enabled exim4", check=False).stdout != "enabled\n"
     assert two.machine.run("pgrep exim4", check=False).stdout == ""

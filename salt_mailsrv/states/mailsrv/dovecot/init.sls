@@ -52,6 +52,7 @@ mailsrv-dovecot-sieve:
     - require:
       - file: mailsrv-dovecot-config
     - require_in:
+      - module: mailsrv-dovecot-restart
       - service: mailsrv-dovecot-service
 
 mailsrv-dovecot-config:
@@ -79,8 +80,22 @@ mailsrv-dovecot-init-defaults:
     - require:
       - pkg: mailsrv-dovecot-packages
     - require_in:
+      - module: mailsrv-dovecot-restart
       - service: mailsrv-dovecot-service
 {%- endif %}
+
+# A reload does not see the protocol that a package brought: port 4190 stayed closed.
+mailsrv-dovecot-restart:
+  module.run:
+    - service.restart:
+      - name: {{ os.dovecot.service }}
+    - onchanges:
+      - pkg: mailsrv-dovecot-packages
+    - require:
+      - file: mailsrv-vmail
+      - file: mailsrv-dovecot-config
+    - require_in:
+      - service: mailsrv-dovecot-service
 
 mailsrv-dovecot-service:
   service.running:
