@@ -52,9 +52,10 @@ def test_a_broken_zone_is_refused_and_the_old_one_kept(lab, machine):
 
 def test_the_outside_and_a_machine_reach_each_other(lab, machine):
     """Out of the machine into the sink, and by name from outside to a port of the machine."""
-    relay = f"/usr/lib/systemd/systemd-socket-proxyd {lab.outside.address}:25"
+    there = lab.host(f"there.{machine.fqdn}")
+    relay = f"/usr/lib/systemd/systemd-socket-proxyd {there.address}:25"
     machine.run("systemd-run --socket-property=ListenStream=25 --unit=mail " + relay)
-    with lab.outside.sink() as sink:
+    with there.sink() as sink:
         with lab.outside.call(smtplib.SMTP, machine.fqdn, 25, timeout=10) as smtp:
             smtp.sendmail("a@example.org", ["b@elsewhere.example"], "Subject: hello\n\nhello\n")
         (envelope,) = sink.wait()
