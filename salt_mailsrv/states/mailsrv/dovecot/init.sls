@@ -67,7 +67,6 @@ mailsrv-dovecot-config:
       - file: mailsrv-dovecot-passwd
       - pkg: mailsrv-opensmtpd-packages  # the group of the LMTP socket
       - sls: mailsrv.tls
-
 {%- if os.dovecot.init_defaults and not systemd %}
 
 # Dovecot keeps the standard error of the script that starts it, and Salt waits until all have let
@@ -113,7 +112,7 @@ mailsrv-dovecot-kick:
   cmd.run:
     - name: >-
         doveadm who -1 | awk 'NR > 1 { print $1 }' | sort -u | while read -r user; do
-        grep -q "^$user:" "$PASSWD" || doveadm kick "$user"; done
+        cut -d : -f 1 "$PASSWD" | grep -qxF "$user" || doveadm kick "$user"; done
     - env:
         - PASSWD: {{ os.dovecot.directory }}/dovecot-passwd
     - onchanges:

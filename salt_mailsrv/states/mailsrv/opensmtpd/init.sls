@@ -13,7 +13,6 @@ mailsrv-stock-mta-{{ mta }}:
     - require_in:
       - pkg: mailsrv-opensmtpd-packages
 {%- endfor %}
-
 {%- if salt["mailsrv.version"](os.opensmtpd.packages[0]) < [7, 3] %}
 {%- if grains["os"] != "Debian" %}
 {{- raise("mailsrv: OpenSMTPD before 7.3 cannot speak TLS with OpenSSL 3; install 7.3 or later first") }}
