@@ -114,6 +114,24 @@ def txt(public):
     return f"v=DKIM1; k=rsa; t=s; p={public}"
 
 
+def strings(value):
+    """
+    The value of a TXT record as the quoted strings of a zone file.
+
+    value
+        The value, of printable ASCII without quotes.
+
+    Returns a list of strings, each of at most 255 octets between its quotes.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call dkim.strings 'v=spf1 mx -all'
+    """
+    return [f'"{value[i : i + MAX_STRING]}"' for i in range(0, len(value), MAX_STRING)]
+
+
 def record(selector, public):
     """
     The public key as a line of a zone file that BIND and NSD load, at every key size.
@@ -130,11 +148,8 @@ def record(selector, public):
 
         salt-call dkim.record mailsrv MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCB…
     """
-    value = txt(public)
-    strings = [value[i : i + MAX_STRING] for i in range(0, len(value), MAX_STRING)]
-    return "{}._domainkey\tIN\tTXT\t( {} )".format(
-        selector, "\n\t\t\t\t  ".join(f'"{string}"' for string in strings)
-    )
+    lines = "\n\t\t\t\t  ".join(strings(txt(public)))
+    return f"{selector}._domainkey\tIN\tTXT\t( {lines} )"
 
 
 def _load(private):

@@ -47,17 +47,17 @@ QUOTA = re.compile(r"[1-9][0-9]{0,6}[kMGT]")
 MAX_PASSWORD = 511
 
 SEED_KEYS = ("salt", "domains", "accounts")
+ARCHIVE = {
+    "source": re.compile(r"[\w.:/@+=~%-]+", re.ASCII),
+    "source_hash": re.compile(r"(sha256=)?[0-9a-f]{64}|(sha512=)?[0-9a-f]{128}"),
+}
 KEYS = {
     "mailsrv": ("hostname", *SEED_KEYS, "aliases", "quota", "tls", "dkim", "passwords"),
     "tls": ("cert", "key"),
     "dkim": ("signer", "selector", "bits", "archive"),
-    "archive": ("source", "source_hash"),
+    "archive": tuple(ARCHIVE),
     "passwords": ("rounds",),
     "account": ("address", "password", "hash", "quota", "send_as"),
-}
-ARCHIVE = {
-    "source": re.compile(r"[\w.:/@+=~%-]+", re.ASCII),
-    "source_hash": re.compile(r"(sha256=)?[0-9a-f]{64}|(sha512=)?[0-9a-f]{128}"),
 }
 SIGNERS = ("dkimproxy", "dkimsign")
 
@@ -725,7 +725,8 @@ def _dkim(settings, domains, facts, faults):
     dkim = {key: given.get(key, facts["dkim"][key]) for key in ("signer", "selector", "bits")}
     if dkim["signer"] not in SIGNERS:
         faults.append(
-            f"mailsrv:dkim:signer: {_show(dkim['signer'])} is none; choose {' or '.join(SIGNERS)}"
+            f"mailsrv:dkim:signer: {_show(dkim['signer'])} is not a signer; "
+            f"choose {' or '.join(SIGNERS)}"
         )
     selector = dkim["selector"]
     if not isinstance(selector, str) or not all(map(LABEL.fullmatch, selector.split("."))):
@@ -735,7 +736,8 @@ def _dkim(settings, domains, facts, faults):
         )
     if type(dkim["bits"]) is not int or dkim["bits"] not in (1024, 2048, 3072, 4096):
         faults.append(
-            f"mailsrv:dkim:bits: {_show(dkim['bits'])} is none; choose 1024, 2048, 3072 or 4096"
+            f"mailsrv:dkim:bits: {_show(dkim['bits'])} is no key length; "
+            "write the number 1024, 2048, 3072 or 4096"
         )
     path = "mailsrv:dkim:archive"
     archive = _section(given, "archive", path, faults) or facts["dkim"]["archive"]
@@ -786,7 +788,8 @@ def _passwords(settings, facts, faults):
     rounds = passwords["rounds"]
     if isinstance(rounds, bool) or not isinstance(rounds, int) or not 1000 <= rounds <= 1_000_000:
         faults.append(
-            f"mailsrv:passwords:rounds: {_show(rounds)} is none; choose one from 1000 to 1000000"
+            f"mailsrv:passwords:rounds: {_show(rounds)} is not usable; "
+            "write a number from 1000 to 1000000"
         )
     return passwords
 
@@ -920,12 +923,8 @@ def _zone(domain, entries):
         f"@\tIN\tNS\t{mx}",
     ]
     for entry in entries:
-        value = _strings(entry["value"]) if entry["type"] == "TXT" else entry["value"]
+        value = entry["value"]
+        if entry["type"] == "TXT":
+            value = f"( {' '.join(__salt__['dkim.strings'](value))} )"
         lines.append(f"{entry['name']}\tIN\t{entry['type']}\t{value}")
     return "\n".join(lines) + "\n"
-
-
-def _strings(value):
-    """A TXT value as quoted strings of at most 255 octets (RFC 1035, section 3.3.14)."""
-    strings = [value[i : i + 255] for i in range(0, len(value), 255)]
-    return "( {} )".format(" ".join(f'"{string}"' for string in strings))

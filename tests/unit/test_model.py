@@ -311,7 +311,7 @@ FAULTS = [
     ),
     (
         "mailsrv: {dkim: {signer: opendkim}}",
-        "mailsrv:dkim:signer: 'opendkim' is none; choose dkimproxy or dkimsign",
+        "mailsrv:dkim:signer: 'opendkim' is not a signer; choose dkimproxy or dkimsign",
     ),
     (
         "mailsrv: {dkim: {selector: Mail_1}}",
@@ -323,15 +323,15 @@ FAULTS = [
     ),
     (
         "mailsrv: {dkim: {bits: 512}}",
-        "mailsrv:dkim:bits: '512' is none; choose 1024, 2048, 3072 or 4096",
+        "mailsrv:dkim:bits: '512' is no key length; write the number 1024, 2048, 3072 or 4096",
     ),
     (
         "mailsrv: {dkim: {bits: '2048'}}",
-        "mailsrv:dkim:bits: '2048' is none; choose 1024, 2048, 3072 or 4096",
+        "mailsrv:dkim:bits: '2048' is no key length; write the number 1024, 2048, 3072 or 4096",
     ),
     (
         "mailsrv: {dkim: {bits: 2048.0}}",
-        "mailsrv:dkim:bits: '2048.0' is none; choose 1024, 2048, 3072 or 4096",
+        "mailsrv:dkim:bits: '2048.0' is no key length; write the number 1024, 2048, 3072 or 4096",
     ),
     (
         "mailsrv: {dkim: {archive: {source: /tmp/dkimproxy.tar.gz}}}",
@@ -343,7 +343,7 @@ FAULTS = [
     ),
     (
         "mailsrv: {passwords: {rounds: 999}}",
-        "mailsrv:passwords:rounds: '999' is none; choose one from 1000 to 1000000",
+        "mailsrv:passwords:rounds: '999' is not usable; write a number from 1000 to 1000000",
     ),
     (
         "mailsrv: {passwords: {cost: 5}}",
