@@ -62,7 +62,7 @@ def missing():
 class Lab:
     """The wire with its name server, an outside host and any number of machines.
 
-    A context manager; one at a time on a host. Machines may be made in several threads at once.
+    A context manager; one at a time of a `NAME`. Machines may be made in several threads at once.
     """
 
     def __enter__(self):
@@ -70,7 +70,7 @@ class Lab:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RuntimeError(f"another lab runs on this host (it holds {LOCK})") from None
+            raise RuntimeError(f"another lab of this name runs on this host (it holds {LOCK})") from None
         wire.sweep()
         with ExitStack() as stack:
             stack.callback(wire.sweep)

@@ -24,7 +24,8 @@ import dns.query
 import dns.rcode
 import dns.resolver
 
-NAME = "mailsrv-lab"
+# Another name and another cache: a second lab beside this one.
+NAME = os.environ.get("MAILSRV_LAB", "mailsrv-lab")
 CACHE = Path(os.environ.get("MAILSRV_LAB_CACHE", "/var/cache/salt-mailsrv-lab"))
 
 # Addresses reserved for documentation, since spam filters trust 10/8 and the like.
