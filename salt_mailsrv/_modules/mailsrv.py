@@ -7,15 +7,22 @@ read the pillar and the machine and call them.
 """
 
 import base64
+import contextlib
 import difflib
 import hashlib
 import hmac
 import ipaddress
 import os
 import re
+import shutil
 import time
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+try:
+    import idna  # a library of requests, and so of Salt
+except ImportError:
+    idna = None
 
 __virtualname__ = "mailsrv"
 
@@ -26,8 +33,9 @@ TTL = 3600
 LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 # What Dovecot takes in a user name by default (auth_username_chars), within RFC 5321: nothing that
-# a table of smtpd(8) or a path would read as its own, and no "+", which separates a subaddress.
-LOCAL_PART = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
+# a table of smtpd(8), a path or a command would read as its own (no "-" in front), and no "+",
+# which separates a subaddress.
+LOCAL_PART = re.compile(r"[a-z0-9_][a-z0-9_-]*(?:\.[a-z0-9_-]+)*")
 
 # A line of either daemon's file: the address and the whole hash.
 STANDING = re.compile(
@@ -42,6 +50,8 @@ TARGET_LOCAL_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=&~-]{0,63}")
 ROLES = ("postmaster", "abuse")
 
 QUOTA = re.compile(r"[1-9][0-9]{0,6}[kMGT]")
+SUBADDRESS = ("inbox", "mailbox")
+SRS_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 
 # libxcrypt's CRYPT_MAX_PASSPHRASE_SIZE, less the NUL that ends it.
 MAX_PASSWORD = 511
@@ -52,7 +62,20 @@ ARCHIVE = {
     "source_hash": re.compile(r"(sha256=)?[0-9a-f]{64}|(sha512=)?[0-9a-f]{128}"),
 }
 KEYS = {
-    "mailsrv": ("hostname", *SEED_KEYS, "aliases", "quota", "tls", "dkim", "passwords"),
+    "mailsrv": (
+        "hostname",
+        *SEED_KEYS,
+        "aliases",
+        "subaddress",
+        "quota",
+        "quota_warning",
+        "sieve",
+        "srs",
+        "tls",
+        "dkim",
+        "passwords",
+    ),
+    "srs": ("key",),
     "tls": ("cert", "key"),
     "dkim": ("signer", "selector", "bits", "archive"),
     "archive": tuple(ARCHIVE),
@@ -173,7 +196,7 @@ def hashes(pillar, key_file, standing, rounds):
     # Two templates ask in one run; the second one finds what the first one hashed.
     fresh = __context__.setdefault("mailsrv.hashes", {})
     result = {}
-    for account in _accounts(settings, [], []):
+    for account in _accounts(settings, [], {}, []):
         address, secret = account["address"], account["secret"]
         if "hash" in secret:
             result[address] = secret["hash"]
@@ -283,8 +306,10 @@ def explain(address):
     address
         Any address, of ours or not, with or without a subaddress (``+tag``).
 
-    Returns a dictionary: ``accepted``, ``because``, ``delivered to`` mailboxes and ``forwarded to``
-    addresses elsewhere, ``quota`` of each mailbox, and ``senders``, who may send as it and why.
+    Returns a dictionary: ``accepted`` and ``because``; the ``rule`` of smtpd.conf and the ``table
+    line`` that decide; ``delivered to`` mailboxes and ``forwarded to`` addresses elsewhere; the
+    ``quota`` of each mailbox and the ``filters`` before it; and ``senders``, who may send as it and
+    why.
 
     CLI Example:
 
@@ -302,6 +327,7 @@ def explain(address):
     if domain not in here["domains"]:
         result["accepted"] = "from our users and this machine only"
         result["because"] = f"{domain} is not one of our domains: {', '.join(here['domains'])}"
+        result["rule"] = 'match from auth for any action "sign"'
         result["forwarded to"] = [target]
         return result
     for name in (target, _base(target), f"@{domain}"):
@@ -310,18 +336,83 @@ def explain(address):
     else:
         result["accepted"] = "no"
         result["because"] = "there is no such account, no such alias, and no catch-all"
+        result["rule"] = "match from any for domain <vdomains> reject"
         return result
     ends = here["aliases"].get(name, [name])
     kind = "an alias" if name in here["aliases"] else "an account"
     result["accepted"] = "yes"
     result["because"] = f"{name} is {'a catch-all' if name.startswith('@') else kind}"
+    result["rule"] = 'match from any for domain <vdomains> rcpt-to <recipients> action "mailbox"'
+    values = ",".join("vmail" if end == name else end for end in ends)
+    result["table line"] = f"virtuals: {name} {values}"
     # A mailbox with a forward of its own brings that along.
     ends = [end for e in ends for end in ([e] if e == name else here["aliases"].get(e, [e]))]
     boxes = list(dict.fromkeys(_base(end) for end in ends if _base(end) in accounts))
     result["delivered to"] = boxes
     result["forwarded to"] = [end for end in dict.fromkeys(ends) if _base(end) not in accounts]
     result["quota"] = {box: accounts[box]["quota"] or here["quota"] or "unlimited" for box in boxes}
+    result["filters"] = _explain_filters(here) if boxes else []
     return result
+
+
+def leftovers():
+    """
+    The mail of accounts that are no longer in the pillar. It stays until :func:`purge` removes it.
+
+    Returns a dictionary by address: ``path`` and ``bytes`` on the disk.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call mailsrv.leftovers
+    """
+    known = facts()
+    accounts = {
+        account["address"] for account in model(__pillar__, __grains__["fqdn"], known)["accounts"]
+    }
+    result = {}
+    top = known["vmail"]["home"]
+    for domain in _subdirectories(top):
+        for user in _subdirectories(os.path.join(top, domain)):
+            address, path = f"{user}@{domain}", os.path.join(top, domain, user)
+            # A name that no account can have is nothing of ours.
+            if address not in accounts and _address(address) == address:
+                result[address] = {"path": path, "bytes": _size(path)}
+    return result
+
+
+def purge(address, test=False):
+    """
+    Remove for good the mail of an account that is no longer in the pillar.
+
+    address
+        One that :func:`leftovers` lists.
+
+    test
+        Whether to say only what would be removed. Default: ``False``.
+
+    Returns what was removed, as :func:`leftovers` does. Raises ``SaltInvocationError`` for any
+    other address, and nothing is removed.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call mailsrv.purge gone@example.com
+        salt-call mailsrv.purge gone@example.com test=True
+    """
+    left = leftovers()
+    if address not in left:
+        raise SaltInvocationError(
+            f"mailsrv.purge: {_show(address)} left no mail behind; "
+            f"{'those that did: ' + ', '.join(left) if left else 'nobody did'}"
+        )
+    if not test:
+        shutil.rmtree(left[address]["path"])
+        with contextlib.suppress(OSError):  # the domain still has mailboxes
+            os.rmdir(os.path.dirname(left[address]["path"]))
+    return {address: left[address]}
 
 
 def dns(domain=None):
@@ -398,12 +489,22 @@ def client():
 
 
 def _read(pillar, fqdn, facts):
+    # Each template of a run asks for the model: with 10000 accounts that was most of the time.
+    question = hashlib.sha256(repr((pillar, fqdn, facts)).encode(errors="replace")).digest()
+    last = __context__.setdefault("mailsrv.model", {})
+    if question not in last:
+        last.clear()
+        last[question] = _read_anew(pillar, fqdn, facts)
+    return last[question]
+
+
+def _read_anew(pillar, fqdn, facts):
     faults, notes = [], []
     settings = _settings(pillar, faults)
     if "salt" in settings and not isinstance(settings["salt"], str):
         faults.append("salt: must be text; quote it")
     domains = _domains(settings, faults)
-    accounts = _accounts(settings, domains, faults)
+    accounts = _accounts(settings, domains, facts, faults)
     aliases = _aliases(settings, domains, accounts, faults)
     names = _aliases_of(aliases)
     hostname = _hostname(settings, fqdn, domains, faults, notes)
@@ -419,7 +520,11 @@ def _read(pillar, fqdn, facts):
             for account in accounts
         ],
         "aliases": aliases,
+        "subaddress": _subaddress(settings, facts, faults),
         "quota": _quota(settings, "mailsrv:quota", faults),
+        "quota_warning": _quota_warning(settings, facts, faults),
+        "sieve": _sieve(settings, faults),
+        "srs": _srs(settings, faults),
         "tls": _tls(settings, hostname, facts, faults),
         "dkim": _dkim(settings, domains, facts, faults),
         "passwords": _passwords(settings, facts, faults),
@@ -455,6 +560,9 @@ def _unknown_keys(section, known, path, faults):
             near = difflib.get_close_matches(str(key), known, n=1)
             cure = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
             name = re.sub(r"[^\w.@-]", "?", str(key))[:40]
+            if known is KEYS["account"] and not near:
+                # {address: …, hash: $argon2id$m=65536,t=3,p=1$…}: YAML makes keys of a secret.
+                name = "?"
             faults.append(f"{path}{name}: no such key; {cure}")
 
 
@@ -468,7 +576,8 @@ def _domains(settings, faults):
         domain = _domain(name)
         if domain is None:
             faults.append(
-                f"domains[{index}]: {_show(name)} is not a domain; write it like example.com"
+                f"domains[{index}]: {_show(name)} is not a domain; "
+                f"write it like {_like(name, 'example.com')}"
             )
         elif domain in domains:
             faults.append(f"domains[{index}]: {domain} is listed twice; remove one of them")
@@ -477,7 +586,7 @@ def _domains(settings, faults):
     return domains
 
 
-def _accounts(settings, domains, faults):
+def _accounts(settings, domains, facts, faults):
     accounts, seen = [], set()
     listed = settings.get("accounts") or []
     if not isinstance(listed, list):
@@ -511,7 +620,7 @@ def _accounts(settings, domains, faults):
         accounts.append(
             {
                 "address": address,
-                "secret": _secret(entry, path, faults),
+                "secret": _secret(entry, path, facts, faults),
                 "quota": _quota(entry, f"{path}: quota", faults),
                 "send_as": _send_as(entry, path, domains, faults),
             }
@@ -519,12 +628,13 @@ def _accounts(settings, domains, faults):
     return accounts
 
 
-def _secret(entry, path, faults):
+def _secret(entry, path, facts, faults):
     if ("password" in entry) == ("hash" in entry):
         faults.append(f"{path}: give either a password or a hash")
         return {}
     if "hash" in entry:
-        fault = __salt__["password.lint"](entry["hash"])
+        kinds = facts["passwords"]["kinds"] if facts else None
+        fault = __salt__["password.lint"](entry["hash"], kinds)
         if fault:
             faults.append(f"{path}: hash: {fault}")
         return {"hash": entry["hash"]}
@@ -548,6 +658,53 @@ def _quota(section, path, faults):
         return quota
     faults.append(f"{path}: {_show(quota)} is not a size; write it like 500M or 2G")
     return None
+
+
+def _quota_warning(settings, facts, faults):
+    percent = settings.get("quota_warning", facts["quota_warning"])
+    if type(percent) is not int or not 0 <= percent <= 99:
+        faults.append(
+            f"mailsrv:quota_warning: {_show(percent)} is not a percentage; "
+            "write a number from 1 to 99, or 0 for no warning"
+        )
+    return percent
+
+
+def _subaddress(settings, facts, faults):
+    place = settings.get("subaddress", facts["subaddress"])
+    if place not in SUBADDRESS:
+        faults.append(
+            f"mailsrv:subaddress: {_show(place)} is no place for mail to user+tag; "
+            f"choose {' or '.join(SUBADDRESS)}"
+        )
+    return place
+
+
+def _sieve(settings, faults):
+    script = settings.get("sieve")
+    if script is None:
+        return ""
+    if not isinstance(script, str):
+        faults.append(f"mailsrv:sieve: must be the text of a script, not {_kind(script)}")
+    elif not script.strip():
+        faults.append("mailsrv:sieve: is empty; write a script, or remove it")
+    elif not script.replace("\n", "").replace("\t", "").isprintable():
+        faults.append("mailsrv:sieve: holds a control character; remove it")
+    else:
+        return script.strip("\n")
+    return ""
+
+
+def _srs(settings, faults):
+    key = _section(settings, "srs", "mailsrv:srs", faults).get("key")
+    if key is None:
+        return {"key": ""}
+    if not isinstance(key, str) or not SRS_KEY.fullmatch(key):
+        faults.append(
+            f"mailsrv:srs:key: {_show(key)} is no name for a key; "
+            "write letters, digits and . _ -, quoted"
+        )
+    return {"key": key}
 
 
 def _send_as(entry, path, domains, faults):
@@ -584,14 +741,14 @@ def _aliases(settings, domains, accounts, faults):
         if alias is None:
             faults.append(
                 f"mailsrv:aliases: {_show(key)} is not an alias; "
-                "write sales@example.com, or @example.com for a catch-all"
+                f"write {_like(key, 'sales@example.com')}, or @example.com for a catch-all"
             )
         elif domains and alias.partition("@")[2] not in domains:
             faults.append(f"{path}: its domain is not in domains; add it there")
         elif alias in aliases:
             faults.append(f"{path}: this alias is listed twice; remove one of them")
         else:
-            aliases[alias] = _targets(targets, path, faults)
+            aliases[alias] = _targets(targets, path, domains, faults)
     for alias, targets in aliases.items():
         path = f"mailsrv:aliases:{alias}"
         if alias in mailboxes and alias not in targets:
@@ -618,7 +775,7 @@ def _aliases(settings, domains, accounts, faults):
     }
 
 
-def _targets(targets, path, faults):
+def _targets(targets, path, domains, faults):
     listed = targets if isinstance(targets, list) else [targets]
     if not listed:
         faults.append(f"{path}: leads nowhere; name a target, or remove it")
@@ -627,11 +784,15 @@ def _targets(targets, path, faults):
         text = target if isinstance(target, str) else ""
         local, _, domain = text.rpartition("@")
         if _domain(domain) and TARGET_LOCAL_PART.fullmatch(local) and not local.endswith("."):
-            result.append(_address(text) or f"{local}@{_domain(domain)}")
+            if _domain(domain) in domains:
+                # RFC 5321, section 2.4: another server may tell A from a.
+                user, plus, tag = local.partition("+")
+                local = f"{user.lower()}{plus}{tag}"
+            result.append(f"{local}@{_domain(domain)}")
         else:
             faults.append(
                 f"{path}: its target {_show(target)} is not an address; "
-                "write it like user@example.com"
+                f"write it like {_like(target, 'user@example.com')}"
             )
     return result
 
@@ -688,7 +849,8 @@ def _hostname(settings, fqdn, domains, faults, notes):
     hostname = _domain(name)
     if hostname is None:
         faults.append(
-            f"mailsrv:hostname: {_show(name)} is not a host name; write it like mail.example.com"
+            f"mailsrv:hostname: {_show(name)} is not a host name; "
+            f"write it like {_like(name, 'mail.example.com')}"
         )
     elif hostname in domains:
         # Mail to root@hostname is for a user of this machine, mail to root@domain for an account.
@@ -781,17 +943,14 @@ def _keys(dkim, domains, facts):
 
 
 def _passwords(settings, facts, faults):
-    passwords = {
-        **facts["passwords"],
-        **_section(settings, "passwords", "mailsrv:passwords", faults),
-    }
-    rounds = passwords["rounds"]
+    given = _section(settings, "passwords", "mailsrv:passwords", faults)
+    rounds = given.get("rounds", facts["passwords"]["rounds"])
     if isinstance(rounds, bool) or not isinstance(rounds, int) or not 1000 <= rounds <= 1_000_000:
         faults.append(
             f"mailsrv:passwords:rounds: {_show(rounds)} is not usable; "
             "write a number from 1000 to 1000000"
         )
-    return passwords
+    return {"rounds": rounds}
 
 
 def _domain(name):
@@ -802,6 +961,21 @@ def _domain(name):
     if len(labels) < 2 or not all(map(LABEL.fullmatch, labels)) or labels[-1].isdigit():
         return None
     return ".".join(labels)
+
+
+def _like(text, example):
+    """
+    How a domain or address is to be written: an international one as DNS has it, in A-labels.
+
+    So it is on the wire, since smtpd(8) has no SMTPUTF8 (RFC 6531), and in the name its user logs
+    in with.
+    """
+    local, at, domain = text.rpartition("@") if isinstance(text, str) else ("", "", "")
+    with contextlib.suppress(AttributeError, UnicodeError):
+        domain = idna.encode(domain, uts46=True).decode("ascii")
+        if _domain(domain) and (not local or TARGET_LOCAL_PART.fullmatch(local)):
+            return f"{local}{at}{domain}"
+    return example
 
 
 def _address(text):
@@ -910,6 +1084,30 @@ def _explain_senders(target, here):
         elif name in account["senders"] or f"@{name.partition('@')[2]}" in account["senders"]:
             result[own] = "its send_as says so"
     return result
+
+
+def _explain_filters(here):
+    filters = ["X-Spam: yes goes to Junk", "the user's own active filter (ManageSieve)"]
+    if here["sieve"]:
+        filters.insert(0, "the script in mailsrv:sieve")
+    if here["subaddress"] == "mailbox":
+        filters.append("what is left of mail to user+tag goes to the mailbox tag")
+    return filters
+
+
+def _subdirectories(path):
+    with contextlib.suppress(FileNotFoundError), os.scandir(path) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+    return []
+
+
+def _size(path):
+    """The bytes of all files below a directory."""
+    return sum(
+        os.lstat(os.path.join(directory, name)).st_size
+        for directory, _, names in os.walk(path)
+        for name in names
+    )
 
 
 def _zone(domain, entries):

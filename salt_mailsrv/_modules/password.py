@@ -32,6 +32,25 @@ SHA512_CRYPT = re.compile(
     r"\$6\$(?:rounds=(?P<rounds>[1-9][0-9]{3,8})\$)?(?P<salt>[./0-9A-Za-z]{0,16})\$[./0-9A-Za-z]{86}"
 )
 
+# The kinds of crypt(5) that are still good. Which of them the crypt(3) of a system verifies, and
+# with it OpenSMTPD, is known to the formula (osmap.yaml); Dovecot asks crypt(3) too.
+KINDS = {
+    "sha512": SHA512_CRYPT,
+    "sha256": re.compile(
+        r"\$5\$(?:rounds=[1-9][0-9]{3,8}\$)?[./0-9A-Za-z]{0,16}\$[./0-9A-Za-z]{43}"
+    ),
+    "bcrypt": re.compile(r"\$2[ab]\$[0-3][0-9]\$[./0-9A-Za-z]{53}"),
+    "bcrypt-y": re.compile(r"\$2y\$[0-3][0-9]\$[./0-9A-Za-z]{53}"),
+    "yescrypt": re.compile(r"\$y\$[./0-9A-Za-z]{3,16}\$[./0-9A-Za-z]{0,86}\$[./0-9A-Za-z]{43}"),
+}
+# How hashes begin that cannot be used, and why.
+REFUSED = (
+    (r"\$argon2", "is Argon2, which OpenSMTPD cannot verify: it asks crypt(3)"),
+    (r"\$(1|md5)\b", "is MD5, which falls to anybody who gets hold of it"),
+    (r"\{[A-Za-z0-9.-]+\}\$", "starts with Dovecot's {SCHEME}, which OpenSMTPD does not know"),
+)
+CURE = "make one with: salt-call password.hash PASSWORD"
+
 
 def __virtual__():
     # Always there: a template that misses it could only say "no attribute 'password.hash'".
@@ -89,12 +108,17 @@ def verify(pw, hash):
     return _sha512_crypt().verify(_password(pw), hash)
 
 
-def lint(hash):
+def lint(hash, kinds=None):
     """
     What is wrong with a hash that is to stand in the pillar.
 
     hash
         A hash in crypt(3) form, without Dovecot's ``{SCHEME}``.
+
+    kinds
+        The kinds that the system's ``crypt(3)`` verifies, of ``sha512`` (``$6$``), ``sha256``
+        (``$5$``), ``bcrypt`` (``$2a$``, ``$2b$``), ``bcrypt-y`` (``$2y$``) and ``yescrypt``
+        (``$y$``). Absent: all of them.
 
     Returns a sentence with the cure, never with the hash, or ``None`` where both daemons verify it.
 
@@ -104,9 +128,17 @@ def lint(hash):
 
         salt-call password.lint '$6$aoiuasdfhalsdfiu$…'
     """
-    if isinstance(hash, str) and SHA512_CRYPT.fullmatch(hash):
-        return None
-    return "is not of the form $6$SALT$HASH; make one with: salt-call password.hash PASSWORD"
+    text = hash if isinstance(hash, str) else ""
+    for kind, form in KINDS.items():
+        if form.fullmatch(text):
+            if kinds is None or kind in kinds:
+                return None
+            prefix = text.split("$")[1]
+            return f"is of the kind ${prefix}$, which crypt(3) here does not verify; {CURE}"
+    for form, fault in REFUSED:
+        if re.match(form, text):
+            return f"{fault}; {CURE}"
+    return f"is not of the form $6$SALT$HASH; {CURE}"
 
 
 def _using(salt, rounds):

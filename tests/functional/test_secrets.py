@@ -3,8 +3,10 @@
 import json
 import logging
 import re
+import subprocess
 
 import pytest
+from passlib.hash import sha512_crypt
 
 FILES = ["dovecot-passwd", "credentials"]
 KEPT = {"/etc/dovecot/dovecot-passwd", "/etc/mail/credentials"}
@@ -48,6 +50,19 @@ def test_no_secret_is_in_a_run_in_test_mode_nor_in_what_salt_keeps_of_it(machine
     for file in machine.root.rglob("*"):
         if file.is_file() and machine.bare(str(file)) not in KEPT:
             assert not found(file.read_bytes().decode(errors="replace")), file
+
+
+def test_a_password_may_be_encrypted_in_the_pillar(minion, pillar, program, tmp_path_factory):
+    keys = tmp_path_factory.mktemp("gpg", numbered=True)
+    gpg = [program("gpg"), "--homedir", keys, "--batch", "--quiet", "--passphrase", ""]
+    subprocess.run([*gpg, "--quick-gen-key", "mailsrv", "rsa2048", "encr", "never"], check=True)
+    encrypt = [*gpg, "--armor", "--trust-model", "always", "--encrypt", "-r", "mailsrv"]
+    ran = subprocess.run(encrypt, input=PASSWORD, capture_output=True, text=True, check=True)
+    accounts = [{"address": "user1@example.com", "password": ran.stdout}]
+    text = {"domains": ["example.com"], "accounts": accounts}
+    machine = minion(pillar=pillar(f"#!json|gpg\n{json.dumps(text)}"), gpg_keydir=str(keys))
+    (line,) = machine.files()["/etc/mail/credentials"].splitlines()[1:]
+    assert sha512_crypt.verify(PASSWORD, line.split(" ")[1])
 
 
 @pytest.mark.parametrize("system", ["Debian", "FreeBSD"])

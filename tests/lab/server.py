@@ -49,15 +49,20 @@ class Server:
             self.write_pillar(pillar)
             option = " --pillar /srv/pillar"
         output = self.machine.run(f"cd {CHECKOUT} && ./bootstrap{option}", timeout=1200).stdout
-        self.pillar = yaml.safe_load(self.machine.get(f"{self._directory}/mail/users.sls"))
+        self.pillar = yaml.safe_load(self.machine.get(self.pillar_file))
         self.accounts = dict(self.pillar["accounts"])
         self.publish()
         return output
 
+    @property
+    def pillar_file(self):
+        """Where the pillar stands on the machine."""
+        return f"{self._directory}/mail/users.sls"
+
     def write_pillar(self, pillar):
         """Make `pillar` what the next run reads."""
         self.machine.put(f"{self._directory}/top.sls", json.dumps({"base": {"*": ["mail.users"]}}))
-        self.machine.put(f"{self._directory}/mail/users.sls", json.dumps(pillar))
+        self.machine.put(self.pillar_file, json.dumps(pillar))
 
     @contextmanager
     def having(self, **settings):

@@ -1,13 +1,26 @@
-"""Aliases, forwards, senders and quotas, on the machines of both releases."""
+"""Aliases, forwards, senders, quotas and filters, on the machines of both releases."""
 
 import imaplib
+import smtplib
 
 import pytest
+import yaml
 
 from server import arrived, parsed, signed_by
 from wire import until
 
 pytestmark = pytest.mark.lab
+
+# What crypt(3) of Debian, and so both daemons, verify: the salt of a hash by the kind's name.
+SALTS = {
+    "sha512": "$6$rounds=1000$abcdefgh",
+    "sha256": "$5$abcdefgh",
+    "bcrypt": "$2b$05$abcdefghijklmnopqrstuu",
+    "yescrypt": "$y$j9T$abcdefghijklmnop",
+}
+SIEVE = """require ["fileinto", "mailbox"];
+if header :is "List-Id" "<news.elsewhere.example>" { fileinto :create "News"; stop; }
+"""
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +41,12 @@ def addressed(server):
         {"address": small, "password": "small pass", "quota": "100k"},
         {"address": f"boss@{domain}", "password": "boss pass", "send_as": [f"@{domain}"]},
     ]
-    with server.having(aliases=aliases, accounts=accounts, quota="1G"):
+    for kind, salt in SALTS.items():
+        crypt = ["perl", "-e", "print crypt($ARGV[0], $ARGV[1])", f"{kind} pass", salt]
+        hash = server.machine.run(crypt).stdout
+        accounts.append({"address": f"{kind}@{domain}", "hash": hash})
+    settings = {"quota": "1G", "quota_warning": 50, "sieve": SIEVE, "subaddress": "mailbox"}
+    with server.having(aliases=aliases, accounts=accounts, **settings):
         server.accounts = {**server.accounts, small: "small pass", f"boss@{domain}": "boss pass"}
         assert server.highstate() == {}
         yield server
@@ -52,11 +70,35 @@ def test_an_alias_reaches_each_target_once(addressed, sink):
     ]
 
 
+def test_who_is_addressed_by_several_names_gets_a_message_once(addressed):
+    first, second = addressed.users
+    domain = addressed.domain
+    names = [f"team@{domain}", first, f"postmaster@{domain}", f"sales@{domain}", second]
+    subjects = [addressed.deliver(names) for _ in range(20)]
+    subjects.append(addressed.submit(first, names))
+    addressed.idle()
+    for subject in subjects:
+        assert copies(addressed, subject, first, second) == [1, 1]
+
+
+def test_the_same_message_sent_again_comes_again(addressed):
+    """Only deliveries of one message are duplicates, not messages that look alike."""
+    first = addressed.users[0]
+    subject = addressed.deliver([first])
+    head = f"Message-ID: <{subject}@elsewhere.example>\r\nSubject: again {subject}\r\n"
+    for _ in range(2):
+        with addressed.smtp() as smtp:
+            smtp.sendmail("somebody@elsewhere.example", [first], f"{head}\r\nhello\r\n")
+    assert copies(addressed, f"again {subject}", first) == [2]
+
+
 def test_a_catch_all_takes_the_unknown_and_nothing_else(addressed):
     first, second = addressed.users
-    local, _, domain = first.partition("@")
-    for known in first, f"{local}+tag@{domain}", f"sales@{domain}", f"postmaster@{domain}":
+    domain = addressed.domain
+    for known in first, f"sales@{domain}", f"postmaster@{domain}":
         assert copies(addressed, addressed.deliver([known]), first, second) == [1, 0]
+    local = first.partition("@")[0]
+    addressed.wait(first, addressed.deliver([f"{local}+tag@{domain}"]), "tag")
     subject = addressed.deliver([f"whoever@{domain}"])
     assert copies(addressed, subject, first, second) == [0, 1]
 
@@ -138,6 +180,8 @@ def test_mail_to_a_full_mailbox_waits_until_there_is_room(addressed):
     assert " 100 " in shown
     large = ("x" * 70 + "\r\n") * 1000
     addressed.wait(small, addressed.deliver([small], text=large))
+    warning = parsed(addressed.wait(small, "Your mailbox is 50% full"))
+    assert warning["From"] == f"postmaster@{addressed.domain}"
     late = addressed.deliver([small], text=large)
 
     def refused():
@@ -147,12 +191,49 @@ def test_mail_to_a_full_mailbox_waits_until_there_is_room(addressed):
     addressed.machine.run(["doveadm", "expunge", "-u", small, "mailbox", "INBOX", "all"])
     addressed.machine.run("smtpctl schedule all")
     addressed.wait(small, late)
+    addressed.machine.run(["doveadm", "expunge", "-u", small, "mailbox", "INBOX", "all"])
+
+
+@pytest.mark.parametrize("kind", SALTS)
+def test_a_hash_of_the_pillar_is_verified_by_both_daemons(addressed, kind):
+    address = f"{kind}@{addressed.domain}"
+    addressed.imap(address, f"{kind} pass").logout()
+    with addressed.submission() as smtp:
+        smtp.login(address, f"{kind} pass")
+    with pytest.raises(imaplib.IMAP4.error):
+        addressed.imap(address, "another pass")
+    with addressed.submission() as smtp, pytest.raises(smtplib.SMTPAuthenticationError):
+        smtp.login(address, "another pass")
+
+
+def test_the_script_of_the_pillar_runs_for_everybody(addressed):
+    for user in addressed.users:
+        news = addressed.deliver([user], List_Id="<news.elsewhere.example>")
+        addressed.wait(user, news, "News")
+
+
+def test_a_script_that_sieve_refuses_leaves_the_old_one(addressed):
+    path = "/etc/dovecot/sieve/global.sieve"
+    before = addressed.machine.get(path)
+    pillar = yaml.safe_load(addressed.machine.get(addressed.pillar_file))
+    pillar["mailsrv"]["sieve"] = 'fileinto "News";\n'
+    addressed.write_pillar(pillar)
+    run = addressed.machine.run(["salt-call", "state.highstate"], check=False)
+    pillar["mailsrv"]["sieve"] = SIEVE
+    addressed.write_pillar(pillar)
+    assert run.returncode
+    assert "fileinto" in run.stdout
+    assert addressed.machine.get(path) == before
+    assert addressed.highstate() == {}
 
 
 def test_explain_tells_what_happens(addressed):
     first, second = addressed.users
     domain = addressed.domain
     told = addressed.salt("mailsrv.explain", f"team@{domain}")
+    virtuals = addressed.machine.get("/etc/mail/virtuals").splitlines()
+    assert told["table line"].removeprefix("virtuals: ") in virtuals
+    assert told["rule"] in addressed.machine.get("/etc/smtpd.conf").splitlines()
     assert told["delivered to"] == [first, second]
     assert set(told["forwarded to"]) == {"team@elsewhere.example", "copy@elsewhere.example"}
     assert told["quota"] == {first: "1G", second: "1G"}
@@ -178,8 +259,27 @@ def test_what_is_removed_stops_working(server):
         smtp.mail("somebody@elsewhere.example")
         for address in gone, f"alias@{domain}":
             assert smtp.rcpt(address)[0] == 550
-    home = server.machine.run(f"ls -d /var/vmail/{domain}/gone/mdbox/storage").stdout
-    assert home
+    left = server.salt("mailsrv.leftovers")
+    assert left[gone]["bytes"] > 0
+    assert server.salt("mailsrv.purge", gone, "test=True") == {gone: left[gone]}
+    assert server.salt("mailsrv.leftovers") == left
+    assert server.salt("mailsrv.purge", gone) == {gone: left.pop(gone)}
+    assert server.salt("mailsrv.leftovers") == left
+    assert server.machine.run(["ls", f"/var/vmail/{domain}/gone"], check=False).returncode
+
+
+def test_a_bounce_to_a_sender_of_the_key_before_still_comes_back(server, sink):
+    domain = server.pillar["domains"][0]
+    aliases = {f"away@{domain}": "away@elsewhere.example"}
+    with server.having(aliases=aliases):
+        (envelope,) = arrived(sink, server.deliver([f"away@{domain}"]))
+        with server.having(aliases=aliases, srs={"key": "second"}) as changed:
+            assert "mailsrv-genkeys-srs-key" in changed
+            subject = f"bounce of {envelope.mail_from}"[:60]
+            with server.smtp() as smtp:
+                smtp.sendmail("", [envelope.mail_from], f"Subject: {subject}\r\n\r\nno\r\n")
+            (bounce,) = arrived(sink, subject)
+            assert bounce.rcpt_tos == ["somebody@elsewhere.example"]
 
 
 def test_spam_goes_to_junk_and_a_users_own_filters_work(server, user):

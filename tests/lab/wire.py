@@ -130,6 +130,7 @@ class NameServer:
         self.address = address
         self._gateway = gateway
         self._zones = set()
+        self._turn = threading.Lock()
         self._directory = CACHE / "machines" / f"nsd-{address}"
         self._directory.mkdir(parents=True)
         with inside(gateway.network):
@@ -138,16 +139,18 @@ class NameServer:
     def serve(self, zone, text):
         """Serve `text` as the whole of `zone` from the moment this returns.
 
-        A zone that nsd refuses is a ValueError in nsd's words, and what was served stays.
+        A zone that nsd refuses is a ValueError in nsd's words, and what was served stays. Calls
+        from several threads take turns.
         """
-        draft = self._directory / "draft"
-        draft.write_text(text)
-        check = subprocess.run(("nsd-checkzone", zone, draft), capture_output=True, text=True)
-        if check.returncode:
-            raise ValueError(f"nsd refuses the zone {zone}: {check.stdout}{check.stderr}")
-        draft.rename(self._directory / f"{zone}.zone")
-        self._zones.add(zone)
-        self._restart()
+        with self._turn:
+            draft = self._directory / "draft"
+            draft.write_text(text)
+            check = subprocess.run(("nsd-checkzone", zone, draft), capture_output=True, text=True)
+            if check.returncode:
+                raise ValueError(f"nsd refuses the zone {zone}: {check.stdout}{check.stderr}")
+            draft.rename(self._directory / f"{zone}.zone")
+            self._zones.add(zone)
+            self._restart()
         self._gateway.zones.setdefault(dns.name.from_text(zone), self.address)
 
     def _restart(self):

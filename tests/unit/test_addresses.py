@@ -38,7 +38,10 @@ def roles(aliases):
     ("aliases", "ends"),
     [
         ("{a@example.com: bob@example.com}", {"a@example.com": ["bob@example.com"]}),
-        ("{A@Example.COM: Bob@example.com}", {"a@example.com": ["bob@example.com"]}),
+        ("{A@Example.COM: Bob@Example.com}", {"a@example.com": ["bob@example.com"]}),
+        ("{a@example.com: Bob+Tag@example.com}", {"a@example.com": ["bob+Tag@example.com"]}),
+        # RFC 5321, section 2.4: only the other server knows whether case counts.
+        ("{a@example.com: Jo@Elsewhere.Example}", {"a@example.com": ["Jo@elsewhere.example"]}),
         (f"{{a@test.com: [{AWAY}]}}", {"a@test.com": [AWAY]}),
         (
             f"{{a@test.com: [eve@test.com, {AWAY}, eve@test.com]}}",
@@ -255,6 +258,28 @@ def test_explain_says_where_mail_goes_and_why(explain, address, accepted, becaus
 )
 def test_explain_says_who_may_send_as_an_address(explain, address, senders):
     assert explain(address)["senders"] == senders
+
+
+def test_explain_names_the_rule_and_the_line_that_decide(explain):
+    said = explain("sales@example.com")
+    assert said["rule"].endswith(' rcpt-to <recipients> action "mailbox"')
+    assert said["table line"] == f"virtuals: sales@example.com ann@example.com,{AWAY}"
+    assert explain("Eve+x@test.com")["table line"] == "virtuals: eve@test.com vmail"
+    assert explain("nobody@example.com")["rule"] == "match from any for domain <vdomains> reject"
+    assert explain(AWAY)["rule"] == 'match from auth for any action "sign"'
+
+
+def test_explain_names_the_filters_before_a_mailbox(explain, loader):
+    plain = explain("ann@example.com")["filters"]
+    loader["__pillar__"]["mailsrv"] |= {"sieve": "keep;", "subaddress": "mailbox"}
+    (first, *others, last) = explain("ann@example.com")["filters"]
+    assert others == plain
+    assert (first, last[:40]) == (
+        "the script in mailsrv:sieve",
+        "what is left of mail to user+tag goes to",
+    )
+    loader["__pillar__"]["mailsrv"]["aliases"]["away@example.com"] = AWAY
+    assert explain("away@example.com")["filters"] == []
 
 
 def test_explain_names_the_quota_that_counts(explain):

@@ -10,6 +10,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+from saltext.mailsrv.modules import mailsrv
+
 SECRET = "hunter2"
 HASH = "$6$salt$" + "a" * 86
 HOST = "mx.example.com"
@@ -88,6 +90,39 @@ def test_the_hostname_of_the_pillar_comes_before_the_machines_own(read):
 def test_the_hostname_by_default_is_never_a_mail_domain(read):
     domains = ["example.com", "mail.example.com"]
     assert read({"domains": domains}, fqdn="localhost")["hostname"] not in domains
+
+
+def test_an_international_domain_is_a_domain_as_dns_writes_it(read):
+    model = read(
+        {"domains": ["XN--Bcher-kva.example"], "accounts": [["a@xn--bcher-kva.example", "p"]]}
+    )
+    assert model["domains"] == ["xn--bcher-kva.example"]
+
+
+def test_without_the_library_of_international_domains_the_cure_is_the_plain_one(read, monkeypatch):
+    monkeypatch.setattr(mailsrv, "idna", None)
+    with pytest.raises(SaltInvocationError, match=r"is not a domain; write it like example\.com"):
+        read({"domains": ["straße.example"]})
+
+
+def test_what_the_pillar_says_of_filters_and_tags_is_in_the_model(read):
+    model = read({"domains": ["example.com"]})
+    assert (model["subaddress"], model["quota_warning"], model["sieve"]) == ("inbox", 90, "")
+    assert model["srs"] == {"key": ""}
+    given = {"subaddress": "mailbox", "quota_warning": 0, "sieve": "\n\nkeep;\n\tstop;\n\n"}
+    model = read({"domains": ["example.com"], "mailsrv": given | {"srs": {"key": "2027"}}})
+    assert (model["subaddress"], model["quota_warning"]) == ("mailbox", 0)
+    assert model["sieve"] == "keep;\n\tstop;"
+    assert model["srs"] == {"key": "2027"}
+
+
+@pytest.mark.parametrize(("family", "good"), [("Debian", True), ("FreeBSD", False)])
+def test_a_hash_is_one_that_the_crypt_of_the_system_verifies(read, family, good):
+    hash = "$y$j9T$abcdefghijklmnop$ZrkBpUBCDi3MK7LE9Ay9jscShCxVaFVi4wHPDobzz36"
+    pillar = {"domains": ["example.com"], "accounts": [{"address": "a@example.com", "hash": hash}]}
+    model, error = outcome(read, pillar, HOST, family)
+    assert bool(model) == good
+    assert good or "is of the kind $y$, which crypt(3) here does not verify" in error
 
 
 def test_passwords_are_hashed_with_the_rounds_of_the_pillar(read):
@@ -224,6 +259,15 @@ FAULTS = [
         r"domains[0]: 'a.example\n' is not a domain; write it like example.com",
     ),
     ("domains: [1.5]", "domains[0]: '1.5' is not a domain; write it like example.com"),
+    # An international domain is written as it is in DNS: RFC 5891, not Python's codec of 2003.
+    (
+        "domains: [straße.example]",
+        r"domains[0]: 'stra\xdfe.example' is not a domain; write it like xn--strae-oqa.example",
+    ),
+    (
+        "domains: [☃.example]",
+        r"domains[0]: '\u2603.example' is not a domain; write it like example.com",
+    ),
     (
         "domains: [example.com, EXAMPLE.com]",
         "domains[1]: example.com is listed twice; remove one of them",
@@ -285,7 +329,45 @@ FAULTS = [
         "accounts[0]:pasword: no such key; did you mean password?\n"
         f"{A}: give either a password or a hash",
     ),
+    (
+        "accounts: [{address: a@example.com, hash: '$argon2id$v=19$m=65536,t=3,p=1$c2E$aGE'}]",
+        f"{A}: hash: is Argon2, which OpenSMTPD cannot verify: it asks crypt(3); "
+        "make one with: salt-call password.hash PASSWORD",
+    ),
     ("mailsrv: [hostname]", "mailsrv: must hold keys and values, not a list"),
+    (
+        "mailsrv: {subaddress: folder}",
+        "mailsrv:subaddress: 'folder' is no place for mail to user+tag; choose inbox or mailbox",
+    ),
+    (
+        "mailsrv: {subaddress: yes}",
+        "mailsrv:subaddress: 'True' is no place for mail to user+tag; choose inbox or mailbox",
+    ),
+    (
+        "mailsrv: {quota_warning: 90%}",
+        "mailsrv:quota_warning: '90%' is not a percentage; "
+        "write a number from 1 to 99, or 0 for no warning",
+    ),
+    (
+        "mailsrv: {quota_warning: 100}",
+        "mailsrv:quota_warning: '100' is not a percentage; "
+        "write a number from 1 to 99, or 0 for no warning",
+    ),
+    ("mailsrv: {sieve: [keep]}", "mailsrv:sieve: must be the text of a script, not a list"),
+    ("mailsrv: {sieve: ' '}", "mailsrv:sieve: is empty; write a script, or remove it"),
+    (
+        r'mailsrv: {sieve: "keep;\0"}',
+        "mailsrv:sieve: holds a control character; remove it",
+    ),
+    (
+        "mailsrv: {srs: {key: 2027}}",
+        "mailsrv:srs:key: '2027' is no name for a key; write letters, digits and . _ -, quoted",
+    ),
+    (
+        r'mailsrv: {srs: {key: "a\nsrs key b"}}',
+        r"mailsrv:srs:key: 'a\nsrs key b' is no name for a key; "
+        "write letters, digits and . _ -, quoted",
+    ),
     ("mailsrv: {hostnme: a.b.example}", "mailsrv:hostnme: no such key; did you mean hostname?"),
     (
         "mailsrv: {domains: [example.com]}",
@@ -369,6 +451,7 @@ def test_a_fault_is_named_with_its_key_and_its_cure(read, pillar, sentence):
             "a#b@example.com",
             "a/b@example.com",
             ".a@example.com",
+            "-a@example.com",
             "%a@example.com",
         ),
         *("ä@example.com", "a@example", "a@example.com\n", f"{'a' * 65}@example.com", None, 5),
@@ -428,6 +511,7 @@ def test_the_longest_password_is_the_longest_that_crypt_takes(read):
         [{"a@example.com": SECRET}],
         [{"address": f"a@example.com:{SECRET}", "password": ""}],
         [{"address": ["a@example.com", SECRET], "password": ""}],
+        [{"address": "a@example.com", "hash": "$argon2id$v=19$m=65536", f"p=1${SECRET}": None}],
         {"a@example.com": SECRET},
         f"a@example.com {SECRET}",
     ],
@@ -494,6 +578,10 @@ pillars = st.fixed_dictionaries(
             hostname=domains,
             aliases=st.dictionaries(addresses | domains.map("@{}".format), targets, max_size=3),
             quota=sizes,
+            quota_warning=st.integers(-1, 100),
+            subaddress=st.sampled_from(["inbox", "mailbox"]),
+            sieve=st.text(),
+            srs=section(key=st.text(max_size=5)),
             tls=section(cert=paths, key=paths),
             dkim=section(
                 signer=st.sampled_from(["dkimproxy", "dkimsign"]),
@@ -548,6 +636,9 @@ def test_any_pillar_gives_a_clean_model_or_clear_faults(read, pillar, family, fq
         )
         return
     model.pop("notes")
+    script = model.pop("sieve")
+    assert script == script.strip("\n")
+    assert script.replace("\n", "").replace("\t", "").isprintable()
     assert not [text for text in texts(model) if re.search(r"[\s#\0'\"{}<>|;$]", text)]
     assert json.loads(json.dumps(model)) == model
     mailboxes = [account["address"] for account in model["accounts"]]

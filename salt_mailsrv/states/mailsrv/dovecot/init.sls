@@ -2,7 +2,6 @@
 include:
   - mailsrv.tls
   - mailsrv.genkeys
-  - mailsrv.opensmtpd
 
 mailsrv-dovecot-packages:
   pkg.installed:
@@ -35,25 +34,50 @@ mailsrv-dovecot-passwd:
       - pkg: mailsrv-dovecot-packages
       - cmd: mailsrv-genkeys-password-key
 
-mailsrv-dovecot-sieve:
-  file.managed:
-    - name: {{ os.dovecot.directory }}/sieve/before.sieve
-    - source: salt://mailsrv/dovecot/before.sieve
-    - makedirs: True
+mailsrv-dovecot-sieve-directory:
+  file.directory:
+    - name: {{ os.dovecot.directory }}/sieve
+    - mode: "0755"
     - require:
       - pkg: mailsrv-dovecot-packages
+{%- for name in ("once", "global", "junk") %}
+
+mailsrv-dovecot-sieve-{{ name }}:
+  file.managed:
+    - name: {{ os.dovecot.directory }}/sieve/{{ name }}.sieve
+    - source: salt://mailsrv/dovecot/{{ name }}.sieve
+    - template: jinja
+    - mode: "0644"
+    - check_cmd: sievec -d
+    - require:
+      - file: mailsrv-dovecot-sieve-directory
+      - file: mailsrv-dovecot-config
   # Dovecot runs filters as vmail, who cannot write a compiled script here. Another release of
   # Pigeonhole does not read the old one.
   cmd.run:
-    - name: sievec {{ os.dovecot.directory }}/sieve/before.sieve
+    - name: sievec {{ os.dovecot.directory }}/sieve/{{ name }}.sieve
     - onchanges:
-      - file: mailsrv-dovecot-sieve
+      - file: mailsrv-dovecot-sieve-{{ name }}
       - pkg: mailsrv-dovecot-packages
     - require:
-      - file: mailsrv-dovecot-config
+      - file: mailsrv-dovecot-sieve-{{ name }}
     - require_in:
       - module: mailsrv-dovecot-restart
       - service: mailsrv-dovecot-service
+{%- endfor %}
+{%- if mailsrv.quota_warning %}
+
+mailsrv-dovecot-quota-warning:
+  file.managed:
+    - name: {{ os.dovecot.directory }}/quota-warning
+    - source: salt://mailsrv/dovecot/quota-warning
+    - mode: "0755"
+    - check_cmd: sh -n
+    - require:
+      - pkg: mailsrv-dovecot-packages
+    - require_in:
+      - service: mailsrv-dovecot-service
+{%- endif %}
 
 mailsrv-dovecot-config:
   file.managed:
@@ -65,7 +89,6 @@ mailsrv-dovecot-config:
     - require:
       - pkg: mailsrv-dovecot-packages
       - file: mailsrv-dovecot-passwd
-      - pkg: mailsrv-opensmtpd-packages  # the group of the LMTP socket
       - sls: mailsrv.tls
 {%- if os.dovecot.init_defaults and not systemd %}
 

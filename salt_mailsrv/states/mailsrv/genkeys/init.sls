@@ -19,16 +19,20 @@ mailsrv-genkeys-password-key:
     - require:
       - file: mailsrv-genkeys-directory
 
-# smtpd.conf includes it: the key is in no template.
+# smtpd.conf includes it: the key is in no template. A new name in the pillar makes a new key; bounces
+# to addresses made with the one before still come back.
 mailsrv-genkeys-srs-key:
   cmd.run:
     - name: >-
-        umask 077 &&
-        printf 'srs key "%s"\n' "$(head -c 24 /dev/urandom | od -An -tx1 | tr -d ' \n')" > "$KEY.new"
-        && mv "$KEY.new" "$KEY"
+        umask 077 && {
+        [ -z "$NAME" ] || printf '# %s\n' "$NAME";
+        printf 'srs key "%s"\n' "$(head -c 24 /dev/urandom | od -An -tx1 | tr -d ' \n')";
+        [ ! -e "$KEY" ] || sed -n 's/^srs key "/srs key backup "/p' "$KEY";
+        } > "$KEY.new" && mv "$KEY.new" "$KEY"
+    - unless: '[ -e "$KEY" ] && [ "$(sed -n "s/^# //p" "$KEY")" = "$NAME" ]'
     - env:
         - KEY: {{ os.directory }}/srs.conf
-    - creates: {{ os.directory }}/srs.conf
+        - NAME: {{ mailsrv.srs.key | yaml_dquote }}
     - require:
       - file: mailsrv-genkeys-directory
 {%- for key in mailsrv.dkim["keys"] %}

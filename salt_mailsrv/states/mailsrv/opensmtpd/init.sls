@@ -91,6 +91,16 @@ mailsrv-opensmtpd-{{ table }}:
       - cmd: mailsrv-opensmtpd-ready
 {%- endfor %}
 
+mailsrv-opensmtpd-deliver:
+  file.managed:
+    - name: {{ os.directory }}/deliver
+    - source: salt://mailsrv/opensmtpd/deliver
+    - template: jinja
+    - mode: "0755"
+    - check_cmd: sh -n
+    - require:
+      - file: mailsrv-genkeys-directory
+
 mailsrv-opensmtpd-config:
   file.managed:
     - name: {{ os.opensmtpd.config }}
@@ -101,6 +111,7 @@ mailsrv-opensmtpd-config:
     - require:
       - sls: mailsrv.tls
       - cmd: mailsrv-genkeys-srs-key
+      - file: mailsrv-opensmtpd-deliver
       {%- for key in mailsrv.dkim["keys"] %}
       - dkim: {{ key.private }}
       {%- endfor %}
@@ -135,6 +146,7 @@ mailsrv-opensmtpd-service:
     - watch:
       - file: mailsrv-opensmtpd-config
       - file: mailsrv-opensmtpd-mailname
+      - cmd: mailsrv-genkeys-srs-key
       - sls: mailsrv.tls
 
 # A daemon that started takes a moment until it hears smtpctl(8); one whose filter ends right away,
