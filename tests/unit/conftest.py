@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import subprocess
 import sys
 from pathlib import Path
 
@@ -18,10 +19,16 @@ def render(path, default_renderer):
     return yaml.safe_load((STATES / path.removeprefix("salt://")).read_text())
 
 
+def run(command, python_shell, raise_err):
+    """Salt's cmd.run, for a list of arguments."""
+    assert not python_shell
+    return subprocess.run(command, capture_output=True, text=True, check=raise_err).stdout.strip()
+
+
 @pytest.fixture(autouse=True)
 def loader(monkeypatch):
     """What Salt's loader gives a module."""
-    functions = {"slsutil.renderer": render, "slsutil.merge": slsutil.merge}
+    functions = {"slsutil.renderer": render, "slsutil.merge": slsutil.merge, "cmd.run": run}
     for module in (dkim, mailcheck, mailsrv, password):
         functions |= {
             f"{module.__virtualname__}.{name}": function
