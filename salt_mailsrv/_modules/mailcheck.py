@@ -7,6 +7,7 @@ import concurrent.futures
 import contextlib
 import imaplib
 import ipaddress
+import os
 import poplib
 import re
 import shlex
@@ -84,6 +85,111 @@ def run():
     # cmd.* left the status of the last command they ran, such as "not running", in there.
     __context__["retcode"] = 0 if set(result.values()) == {"ok"} else 1
     return result
+
+
+def dns(domain=None, skip=None):
+    """
+    Look at DNS: the records that the pillar and the keys of this machine want against those that
+    every authoritative server shows.
+
+    domain
+        One of the pillar's domains. Absent: all of them.
+
+    skip
+        What not to look at, beside ``mailsrv:dns:skip``: a list of types (``SRV``), names
+        (``_dmarc.example.com``) or both (``example.com MX``).
+
+    Returns by domain ``ok`` or a list of findings as :func:`compare` makes them. The exit status is
+    1 where something ``required`` is missing, wrong, too much or could not be asked.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call mailcheck.dns
+        salt-call mailcheck.dns example.com skip='[SRV, example.com MX]' --out=json
+    """
+    facts = __salt__["mailsrv.facts"]()
+    model = _model(facts, skip)
+    skipped = {tuple(entry) for entry in model["dns"]["skip"]}
+    wanted, asked = __salt__["mailsrv.dns"](domain), {}
+    for home, records in wanted.items():
+        asked[home] = [
+            (name, kind)
+            for name, kind in _questions(home, records, model, facts["dkim"]["directory"])
+            if not {(name, kind), (name, ""), ("", kind)} & skipped
+        ]
+    answers = _ask([question for questions in asked.values() for question in questions])
+    result = {}
+    for home, questions in asked.items():
+        live = {
+            f"{name} {kind}": {
+                server: answer.fault or list(answer.values)
+                for server, answer in answers[name, kind].items()
+            }
+            for name, kind in questions
+        }
+        result[home] = compare(wanted[home], live) or "ok"
+    findings = [finding for found in result.values() if found != "ok" for finding in found]
+    needs = {finding["need"] for finding in findings}
+    __context__["retcode"] = 1 if "required" in needs else 0
+    return result
+
+
+def compare(records, live):
+    """
+    The records that are wanted against those that name servers show.
+
+    records
+        A list of records as :func:`mailsrv.records` makes them.
+
+    live
+        What was seen: by question (``example.com MX``) and server the list of values, or, as text,
+        why the server could not be asked. A record that was not asked for is not missed; what is
+        shown where none is wanted, may be superfluous.
+
+    Returns a list of findings: ``fault`` is ``missing``, ``wrong``, ``superfluous`` or ``unknown``
+    (could not be asked), ``need`` is ``required`` or ``recommended``; ``name`` and ``type`` of the
+    record; ``desired``, the value to publish; ``live``, the values that are shown instead or too
+    much; ``servers`` that show it so; ``says``, all of it in a sentence. Required ones come first.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call mailcheck.dns
+    """
+    wanted = {}
+    for record in records:
+        wanted.setdefault((_absolute(record["name"]), record["type"]), []).append(record)
+    found, unknown = {}, {}
+    for question, servers in live.items():
+        name, kind = question.split()
+        for server, values in servers.items():
+            if isinstance(values, str):
+                unknown.setdefault((server, values), []).append((name, kind))
+                continue
+            for finding in _differences(name, kind, server, values, wanted, live):
+                found.setdefault(finding, []).append(server)
+    result = [
+        _unknown(server, fault, questions, wanted) for (server, fault), questions in unknown.items()
+    ]
+    for (fault, name, kind, need, desired, shown, why), servers in found.items():
+        asked = [s for s, values in live[f"{name} {kind}"].items() if not isinstance(values, str)]
+        who = "every server" if len(servers) == len(asked) else " and ".join(servers)
+        result.append(
+            {
+                "fault": fault,
+                "need": need,
+                "name": name,
+                "type": kind,
+                "desired": desired,
+                "live": list(shown),
+                "servers": servers,
+                "says": _SENTENCES[fault].format(who=who, name=name, kind=kind, why=why),
+            }
+        )
+    return sorted(result, key=lambda finding: finding["need"] != "required")
 
 
 def lacking(name, type, value):
@@ -243,11 +349,18 @@ def _ask(questions):
             "mailcheck: the Python library dnspython is missing where Salt runs; install it with: "
             "salt-pip install dnspython (or, in Salt's venv, pip install dnspython)"
         )
+    try:
+        local = resolver.Resolver(RESOLV_CONF)
+    except resolver.NoResolverConfiguration:
+        raise CommandExecutionError(
+            f"mailcheck: {RESOLV_CONF} names no resolver to ask for the name servers"
+        ) from None
+    local.cache = resolver.LRUCache()
     deadline = time.monotonic() + DNS_PATIENCE
     answers, ahead = {}, set(questions)
     with concurrent.futures.ThreadPoolExecutor(max_workers=32) as pool:
         for _ in range(MAX_ALIASES):
-            answers |= _ask_once(ahead, deadline, pool)
+            answers |= _ask_once(ahead, local, deadline, pool)
             aliases = {
                 (answer.alias, kind)
                 for name, kind in ahead
@@ -272,9 +385,7 @@ def _followed(question, answers, steps):
     return result
 
 
-def _ask_once(questions, deadline, pool):
-    local = resolver.Resolver(RESOLV_CONF)
-    local.cache = resolver.LRUCache()
+def _ask_once(questions, local, deadline, pool):
     names = sorted({name for name, _ in questions})
     found = pool.map(lambda name: _servers(name, local, deadline), names)
     found = dict(zip(names, found, strict=True))
@@ -305,7 +416,7 @@ def _servers(name, local, deadline):
             f"{name}.", resolver=local, lifetime=_left(deadline, RESOLVER_TIMEOUT)
         )
         if len(zone) < 3:
-            return "", {}, f"knows no zone of {name}: is the domain registered and delegated?"
+            return "", {}, "knows no zone for it: is the domain registered and delegated?"
         for server in local.resolve(zone, "NS", lifetime=_left(deadline, RESOLVER_TIMEOUT)):
             host = _absolute(server.target)
             addresses = _addresses(host, local, deadline)
@@ -315,7 +426,7 @@ def _servers(name, local, deadline):
             if not usable:
                 servers[host] = None
     except exception.DNSException as exc:
-        return "", {}, f"does not tell the name servers of {name}: {_words(exc)}"
+        return "", {}, f"does not tell its name servers: {_words(exc)}"
     return _absolute(zone), servers, ""
 
 
@@ -382,7 +493,8 @@ def _left(deadline, most=DNS_TIMEOUT):
 def _words(exc):
     if isinstance(exc, exception.Timeout):
         return "time is up"
-    return getattr(exc, "strerror", None) or str(exc) or exc.__class__.__name__
+    # Without the name that was asked for: one thing to say, however many names there are.
+    return getattr(exc, "strerror", None) or getattr(exc, "msg", None) or exc.__class__.__name__
 
 
 def _text(record):
@@ -390,6 +502,130 @@ def _text(record):
     if record.rdtype == rdatatype.TXT:
         return b"".join(record.strings).decode("ascii", "backslashreplace")
     return record.to_text()
+
+
+# Comparing
+
+_SENTENCES = {
+    "missing": "{name} {kind} is missing at {who}: {why}",
+    "wrong": "{name} {kind} is another one at {who}: {why}",
+    "superfluous": "{name} {kind} is one too many at {who}: {why}; remove it",
+}
+
+# What is wrong with a record that nobody wants, by its kind, and how bad that is.
+_SUPERFLUOUS = {
+    "SPF": ("required", "with two SPF records receivers take neither"),
+    "DMARC": ("recommended", "with two DMARC records receivers take neither"),
+    "DKIM": ("recommended", "no key of this server signs under this selector"),
+    "MTA-STS": ("recommended", "there is no such policy in the pillar"),
+    "TLS-RPT": ("recommended", "with two TLS-RPT records nobody reports"),
+    "MX": ("required", "mail goes to that host, too"),
+    "SRV": ("recommended", "mail clients go to that host, too"),
+    "A": ("required", "mail goes to that address, too"),
+    "AAAA": ("required", "mail goes to that address, too"),
+    "TLSA": (
+        "required",
+        "no mail comes from servers that insist on its key; publish the right one by mailsrv:dns:"
+        "dane, or",
+    ),
+}
+
+
+def _model(facts, skip):
+    """The model of the pillar, with more to skip as if it stood there."""
+    model = __salt__["mailsrv.model"](__pillar__, __grains__["fqdn"], facts)
+    if not skip:
+        return model
+    settings = __pillar__.get("mailsrv") or {}
+    given = settings.get("dns") or {}
+    more = [*(given.get("skip") or []), *(skip if isinstance(skip, list) else [skip])]
+    pillar = {**__pillar__, "mailsrv": {**settings, "dns": {**given, "skip": more}}}
+    return __salt__["mailsrv.model"](pillar, __grains__["fqdn"], facts)
+
+
+def _questions(domain, records, model, key_directory):
+    """What to ask for a domain: its records, and where those may stand that are not wanted."""
+    hostname = model["hostname"]
+    questions = [(_absolute(record["name"]), record["type"]) for record in records]
+    questions.append((f"_mta-sts.{domain}", "TXT"))
+    # The records of keys stay beside them: of those in use, and of those of before.
+    for directory in filter(os.path.isdir, (key_directory, f"{key_directory}/{domain}")):
+        questions += [
+            (f"{name.removesuffix('.public')}._domainkey.{domain}", "TXT")
+            for name in sorted(os.listdir(directory))
+            if name.endswith(".public")
+        ]
+    if (hostname, "TXT") in questions:
+        questions += [(hostname, "A"), (hostname, "AAAA"), (f"_25._tcp.{hostname}", "TLSA")]
+    for record in records:
+        if record["type"] == "CNAME":
+            names = (_absolute(record["name"]), _absolute(record["value"]))
+            questions += [(name, kind) for name in names for kind in ("A", "AAAA")]
+    return list(dict.fromkeys(questions))
+
+
+def _differences(name, kind, server, values, wanted, live):
+    """What a server shows otherwise than wanted at one name, as the beginnings of findings."""
+    desired, rest = wanted.get((name, kind), []), list(values)
+    lost = []
+    for record in desired:
+        meaning = _meaning(name, kind, record["value"])
+        same = [value for value in rest if _meaning(name, kind, value) == meaning]
+        if same:
+            rest.remove(same[0])
+        elif kind != "CNAME" or not _leads(name, server, record["value"], live):
+            lost.append(record)
+    sorts = [_sort(name, record["value"]) for record in desired]
+    rivals = [v for v in rest if kind != "TXT" or (_sort(name, v) in sorts and _sort(name, v))]
+    for record in lost:
+        fault = "wrong" if rivals else "missing"
+        yield fault, name, kind, record["need"], record["value"], tuple(rivals), record["why"]
+    if lost:
+        return
+    for value in rest:
+        sort = _sort(name, value) if kind == "TXT" else kind
+        if sort in _SUPERFLUOUS and _too_much(name, kind, sort, value, desired, wanted):
+            need, why = _SUPERFLUOUS[sort]
+            yield "superfluous", name, kind, need, None, (value,), why
+
+
+def _too_much(name, kind, sort, value, desired, wanted):
+    if kind in ("A", "AAAA"):
+        # Of the mail host; the host of the web is asked only where an alias leads to it.
+        return bool(wanted.keys() & {(name, "A"), (name, "AAAA")})
+    if kind == "TLSA":
+        return not desired  # one of several may be for the next key
+    if sort == "DKIM":
+        return bool(_tags(value)["p"])  # a revoked key may stay
+    return bool(desired) or sort == "MTA-STS"
+
+
+def _leads(name, server, target, live):
+    """Whether a server has, in place of the alias, addresses of its target and no others."""
+    target, here, there = _absolute(target), set(), set()
+    for kind in ("A", "AAAA"):
+        own = live.get(f"{name} {kind}", {}).get(server, [])
+        here |= {*own} if isinstance(own, list) else set()
+        for values in live.get(f"{target} {kind}", {}).values():
+            there |= {*values} if isinstance(values, list) else set()
+    return bool(here) and here <= there
+
+
+def _unknown(server, fault, questions, wanted):
+    """One finding for all that could not be asked of a server for one reason."""
+    needs = {record["need"] for question in questions for record in wanted.get(question, [])}
+    name, kind = questions[0]
+    more = f" and {len(questions) - 1} more" if len(questions) > 1 else ""
+    return {
+        "fault": "unknown",
+        "need": "required" if "required" in needs else "recommended",
+        "name": name,
+        "type": kind,
+        "desired": None,
+        "live": [],
+        "servers": [server],
+        "says": f"{server} {fault}; it was asked for {name} {kind}{more}",
+    }
 
 
 # What a record says, in a form that is equal where the meaning is
