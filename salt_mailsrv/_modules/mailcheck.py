@@ -119,7 +119,7 @@ def dns(domain=None, skip=None):
             for name, kind in _questions(home, records, model, facts["dkim"]["directory"])
             if not {(name, kind), (name, ""), ("", kind)} & skipped
         ]
-    answers = _ask([question for questions in asked.values() for question in questions])
+    answers = _ask(dict.fromkeys(question for home in asked.values() for question in home))
     result = {}
     for home, questions in asked.items():
         live = {
@@ -357,17 +357,17 @@ def _ask(questions):
         ) from None
     local.cache = resolver.LRUCache()
     deadline = time.monotonic() + DNS_PATIENCE
-    answers, ahead = {}, set(questions)
+    answers, ahead = {}, list(questions)
     with concurrent.futures.ThreadPoolExecutor(max_workers=32) as pool:
         for _ in range(MAX_ALIASES):
             answers |= _ask_once(ahead, local, deadline, pool)
-            aliases = {
+            targets = [
                 (answer.alias, kind)
                 for name, kind in ahead
                 for answer in answers[name, kind].values()
                 if answer.alias
-            }
-            ahead = aliases - answers.keys()
+            ]
+            ahead = [target for target in dict.fromkeys(targets) if target not in answers]
     return {question: _followed(question, answers, MAX_ALIASES) for question in questions}
 
 
@@ -386,7 +386,7 @@ def _followed(question, answers, steps):
 
 
 def _ask_once(questions, local, deadline, pool):
-    names = sorted({name for name, _ in questions})
+    names = list(dict.fromkeys(name for name, _ in questions))
     found = pool.map(lambda name: _servers(name, local, deadline), names)
     found = dict(zip(names, found, strict=True))
     answers, turns, silent = {question: {} for question in questions}, {}, {}
@@ -417,8 +417,8 @@ def _servers(name, local, deadline):
         )
         if len(zone) < 3:
             return "", {}, "knows no zone for it: is the domain registered and delegated?"
-        for server in local.resolve(zone, "NS", lifetime=_left(deadline, RESOLVER_TIMEOUT)):
-            host = _absolute(server.target)
+        found = local.resolve(zone, "NS", lifetime=_left(deadline, RESOLVER_TIMEOUT))
+        for host in sorted(_absolute(server.target) for server in found):
             addresses = _addresses(host, local, deadline)
             # A server of both protocols is asked by the one that this machine has.
             usable = [address for address in addresses if _routed(address)] or addresses
@@ -481,7 +481,9 @@ def _exchange(name, kind, address, deadline):
     asked.flags &= ~flags.RD
     for _ in range(2):
         with contextlib.suppress(exception.Timeout):
-            return query.udp_with_fallback(asked, address, _left(deadline))[0]
+            return query.udp_with_fallback(asked, address, _left(deadline), ignore_unexpected=True)[
+                0
+            ]
     return query.tcp(asked, address, _left(deadline))
 
 
@@ -508,7 +510,7 @@ def _text(record):
 
 _SENTENCES = {
     "missing": "{name} {kind} is missing at {who}: {why}",
-    "wrong": "{name} {kind} is another one at {who}: {why}",
+    "wrong": "{name} {kind} is wrong at {who}: {why}",
     "superfluous": "{name} {kind} is one too many at {who}: {why}; remove it",
 }
 
@@ -525,8 +527,7 @@ _SUPERFLUOUS = {
     "AAAA": ("required", "mail goes to that address, too"),
     "TLSA": (
         "required",
-        "no mail comes from servers that insist on its key; publish the right one by mailsrv:dns:"
-        "dane, or",
+        "other servers insist on its key, and mailsrv:dns:dane does not say that it is ours",
     ),
 }
 

@@ -399,7 +399,7 @@ def zone(domain=None):
         One of the pillar's domains. Absent: all of them, one zone file after the other.
 
     Returns the text. Without ``mailsrv:dns:nameservers``, SOA and NS name the mail host; put your
-    own name servers there. What is in no zone of yours, as the PTR, is left out.
+    own name servers there. What belongs into another zone, as the PTR, is a comment.
 
     CLI Example:
 
@@ -431,7 +431,7 @@ def web(domain=None):
     """
     here = model(__pillar__, __grains__["fqdn"], facts())
     if not here["dns"]["web"]:
-        raise SaltInvocationError(
+        raise CommandExecutionError(
             "mailsrv.web: no host serves these files; name one in mailsrv:dns:web"
         )
     return {
@@ -1342,12 +1342,11 @@ def _zone(domain, entries, here):
     lines.append(f"@\tIN\tSOA\t{soa}")
     lines += [f"@\tIN\tNS\t{server}" for server in servers]
     for entry in entries:
-        if not _within(entry["name"], f"{domain}."):
-            continue
         value = entry["value"]
         if entry["type"] == "TXT":
             value = f"( {' '.join(__salt__['dkim.strings'](value))} )"
-        lines.append(f"{entry['name']}\tIN\t{entry['type']}\t{value}")
+        elsewhere = "" if _within(entry["name"], f"{domain}.") else "; in another zone: "
+        lines.append(f"{elsewhere}{entry['name']}\tIN\t{entry['type']}\t{value}")
     return "\n".join(lines) + "\n"
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
@@ -198,6 +199,17 @@ def test_a_second_server_that_lags_is_found(serve, one):
         assert finding["servers"] == [f"ns2.provider.example ({NS['ns2']})"]
 
 
+def test_a_silent_server_is_named_and_does_not_keep_the_check_for_long(serve, one):
+    serve(lambda text: text + "@ NS lost.provider.example.\n")
+    start = time.monotonic()
+    status, found = check(one)
+    assert time.monotonic() - start < mailcheck.DNS_PATIENCE
+    assert status == 1
+    for (finding,) in found.values():
+        assert (finding["fault"], finding["need"]) == ("unknown", "required")
+        assert finding["says"].startswith(f"lost.provider.example ({NOBODY}) does not answer: ")
+
+
 def test_a_second_spf_record_is_found(serve, one):
     serve(lambda text: text + '@ TXT "v=spf1 include:_spf.elsewhere.example -all"\n')
     status, found = check(one, "uno.example")
@@ -250,8 +262,10 @@ def test_a_host_outside_of_our_domains_is_looked_for_where_it_is(lab, serve, one
     settings = {"dns": {"nameservers": DNS["nameservers"]}, "hostname": "box.housed.example"}
     one.write_pillar({**one.pillar, "mailsrv": settings})
     lab.dns.serve("housed.example", f'{HEAD}box A {one.machine.address}\nbox TXT "v=spf1 a -all"\n')
-    status, found = check(one, "one.example")
-    one.write_pillar({**one.pillar, "mailsrv": {"dns": DNS}})
+    try:
+        status, found = check(one, "one.example")
+    finally:
+        one.write_pillar({**one.pillar, "mailsrv": {"dns": DNS}})
     assert status == 1
     faults = {(f["type"], f["fault"]) for f in found["one.example"] if f["need"] == "required"}
     assert faults == {("MX", "wrong"), ("PTR", "wrong")}

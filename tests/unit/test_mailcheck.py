@@ -108,7 +108,7 @@ def test_a_finding_is_complete_for_programs_and_for_eyes():
             "desired": "v=spf1 mx -all",
             "live": ["v=spf1 a -all"],
             "servers": ["ns1"],
-            "says": "example.com TXT is another one at ns1: it is needed",
+            "says": "example.com TXT is wrong at ns1: it is needed",
         }
     ]
 

@@ -315,8 +315,12 @@ def test_a_zone_file_says_what_the_records_say(any_here, domain):
             assert rdata.to_text(origin=zone.origin, relativize=False) == record["value"]
 
 
-def test_a_zone_file_holds_nothing_of_another_zone(any_here):
-    assert "arpa" not in mailsrv.zone()
+def test_what_belongs_into_another_zone_is_a_comment(any_here):
+    lines = mailsrv.zone("example.com").splitlines()
+    reverse = [line for line in lines if "arpa" in line]
+    assert len(reverse) == 2
+    assert all(line.startswith("; in another zone: ") for line in reverse)
+    assert "another zone" not in mailsrv.zone("test.com")
 
 
 def test_name_servers_of_the_pillar_stand_in_the_zone(here):
@@ -357,7 +361,7 @@ def test_the_settings_for_mail_clients_are_those_that_the_srv_records_say(here):
 
 
 def test_without_a_web_host_there_are_no_files_to_serve(here):
-    with pytest.raises(SaltInvocationError) as raised:
+    with pytest.raises(CommandExecutionError) as raised:
         mailsrv.web()
     assert str(raised.value) == (
         "mailsrv.web: no host serves these files; name one in mailsrv:dns:web"
