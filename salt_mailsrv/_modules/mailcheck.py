@@ -519,6 +519,7 @@ _SUPERFLUOUS = {
     "SPF": ("required", "with two SPF records receivers take neither"),
     "DMARC": ("recommended", "with two DMARC records receivers take neither"),
     "DKIM": ("recommended", "no key of this server signs under this selector"),
+    "second DKIM": ("required", "of two keys under one selector receivers may take the other"),
     "MTA-STS": ("recommended", "there is no such policy in the pillar"),
     "TLS-RPT": ("recommended", "with two TLS-RPT records nobody reports"),
     "MX": ("required", "mail goes to that host, too"),
@@ -554,7 +555,7 @@ def _questions(domain, records, model, key_directory):
         questions += [
             (f"{name.removesuffix('.public')}._domainkey.{domain}", "TXT")
             for name in sorted(os.listdir(directory))
-            if name.endswith(".public")
+            if re.fullmatch(r"[a-z0-9.-]+\.public", name)
         ]
     if (hostname, "TXT") in questions:
         questions += [(hostname, "A"), (hostname, "AAAA"), (f"_25._tcp.{hostname}", "TLSA")]
@@ -586,7 +587,7 @@ def _differences(name, kind, server, values, wanted, live):
     for value in rest:
         sort = _sort(name, value) if kind == "TXT" else kind
         if sort in _SUPERFLUOUS and _too_much(name, kind, sort, value, desired, wanted):
-            need, why = _SUPERFLUOUS[sort]
+            need, why = _SUPERFLUOUS["second DKIM" if sort == "DKIM" and desired else sort]
             yield "superfluous", name, kind, need, None, (value,), why
 
 
@@ -597,7 +598,7 @@ def _too_much(name, kind, sort, value, desired, wanted):
     if kind == "TLSA":
         return not desired  # one of several may be for the next key
     if sort == "DKIM":
-        return bool(_tags(value)["p"])  # a revoked key may stay
+        return bool(desired or _tags(value)["p"])  # a revoked key may stay
     return bool(desired) or sort == "MTA-STS"
 
 

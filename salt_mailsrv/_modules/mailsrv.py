@@ -861,16 +861,16 @@ def _dns(settings, domains, hostname, tls, known, faults):
     path = "mailsrv:dns"
     given = _section(settings, "dns", path, faults)
     dmarc = _section(given, "dmarc", f"{path}:dmarc", faults)
-    reports = f"{path}:dmarc:reports", f"{path}:tls_reports"
+    policy, tls_reports = dmarc.get("policy", "quarantine"), given.get("tls_reports")
     result = {
         "spf": _spf(given.get("spf", "mx -all"), f"{path}:spf", faults),
         "dmarc": {
-            "policy": _choice(
-                dmarc.get("policy", "quarantine"), DMARC_POLICIES, f"{path}:dmarc:policy", faults
+            "policy": _choice(policy, DMARC_POLICIES, f"{path}:dmarc:policy", faults),
+            "reports": _reports(
+                dmarc.get("reports"), f"{path}:dmarc:reports", domains, known, faults
             ),
-            "reports": _reports(dmarc.get("reports"), reports[0], domains, known, faults),
         },
-        "tls_reports": _reports(given.get("tls_reports"), reports[1], domains, known, faults),
+        "tls_reports": _reports(tls_reports, f"{path}:tls_reports", domains, known, faults),
         "web": _web(given.get("web"), f"{path}:web", domains, hostname, faults),
         "mta_sts": _choice(given.get("mta_sts", "none"), MTA_STS_MODES, f"{path}:mta_sts", faults),
         "dane": given.get("dane", False),

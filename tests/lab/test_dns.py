@@ -235,9 +235,11 @@ def test_a_key_in_dns_that_is_not_the_one_on_the_disk_is_found(serve, one):
 def test_the_key_of_a_selector_of_before_is_left_over(serve, one):
     serve(lambda text: text + dkim.record("old", KEY) + "\n")
     assert check(one) == (0, ALL_OK)
-    one.machine.put("/etc/mail/dkim/old.public", dkim.record("old", KEY))
+    files = "/etc/mail/dkim/old.public", "/etc/mail/dkim/a copy of mine.public"
+    for file in files:
+        one.machine.put(file, dkim.record("old", KEY))
     status, found = check(one)
-    one.machine.run("rm /etc/mail/dkim/old.public")
+    one.machine.run(["rm", *files])
     assert status == 0
     for domain, (finding,) in found.items():
         assert (finding["fault"], finding["need"]) == ("superfluous", "recommended")

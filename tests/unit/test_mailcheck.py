@@ -136,6 +136,7 @@ def test_servers_that_say_the_same_are_named_together():
         ("mx.example.com", "A", "192.0.2.1", ["192.0.2.1", "192.0.2.9"], 1),
         ("_imap._tcp.example.com", "SRV", "0 0 0 .", ["0 0 0 .", "0 1 143 mx.old.example."], 1),
         ("s0._domainkey.example.com", "TXT", None, [f"v=DKIM1; p={KEY}"], 0),
+        (DKIM, "TXT", f"v=DKIM1; p={KEY}", [f"v=DKIM1; p={KEY}", "v=DKIM1; p=AAAA"], 1),
         ("_mta-sts.example.com", "TXT", None, ["v=STSv1; id=1"], 0),
         ("_25._tcp.mx.example.com", "TLSA", None, ["3 1 1 ab"], 0),
     ],
