@@ -2,8 +2,8 @@
 The model of the pillar: everything the formula's templates need, validated and complete.
 
 :func:`model`, :func:`hashes` and :func:`records` are functions of their arguments. The functions
-for the command line (:func:`lint`, :func:`explain`, :func:`dns`, :func:`zone`, :func:`client`)
-read the pillar and the machine and call them.
+for the command line (:func:`lint`, :func:`explain`, :func:`dns`, :func:`zone`, :func:`web`,
+:func:`client`) read the pillar and the machine and call them.
 """
 
 import base64
@@ -73,16 +73,56 @@ KEYS = {
         "srs",
         "tls",
         "dkim",
+        "dns",
         "passwords",
     ),
     "srs": ("key",),
     "tls": ("cert", "key"),
     "dkim": ("signer", "selector", "bits", "archive"),
     "archive": tuple(ARCHIVE),
+    "dns": (
+        *("spf", "dmarc", "tls_reports", "web", "mta_sts", "dane"),
+        *("addresses", "nameservers", "skip"),
+    ),
+    "dmarc": ("policy", "reports"),
     "passwords": ("rounds",),
     "account": ("address", "password", "hash", "quota", "send_as"),
 }
 SIGNERS = ("dkimproxy", "dkimsign")
+
+DMARC_POLICIES = ("none", "quarantine", "reject")
+MTA_STS_MODES = ("none", "testing", "enforce")
+RECORD_TYPES = ("A", "AAAA", "CNAME", "MX", "PTR", "SRV", "TLSA", "TXT")
+RECORD_NAME = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})+")
+
+# RFC 7208, section 12, less macros, and less "ptr", which is not to be published any more.
+SPF_DOMAIN = r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)+"
+SPF_TERM = re.compile(
+    rf"(?P<modifier>redirect|exp)=(?:{SPF_DOMAIN})"
+    rf"|[+?~-]?(?:(?P<all>all)|(?P<lookup>include|exists):{SPF_DOMAIN}"
+    rf"|(?P<host>a|mx)(?::{SPF_DOMAIN})?(?:/[0-9]{{1,2}})?(?://[0-9]{{1,3}})?"
+    r"|(?P<ip>ip[46]):(?P<network>[0-9a-f.:/]+))"
+)
+MAX_SPF_LOOKUPS = 10  # RFC 7208, section 4.6.4
+
+# RFC 6186, RFC 8314 and RFC 5804: service, priority, port. A client uses TLS from the first byte,
+# so IMAP and POP3 that begin without it are said not to be offered, though they are there.
+SERVICES = (
+    ("imaps", 0, 993),
+    ("pop3s", 10, 995),  # IMAP first
+    ("submissions", 0, 465),
+    ("submission", 0, 587),
+    ("sieve", 0, 4190),
+)
+NOT_OFFERED = ("imap", "pop3")
+
+MTA_STS_MAX_AGE = 604800  # seconds: a week
+
+# RFC 1918, RFC 6598, RFC 4193: addresses that the world does not see.
+BEHIND_NAT = [
+    ipaddress.ip_network(network)
+    for network in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
+]
 
 
 def __virtual__():
@@ -214,21 +254,27 @@ def hashes(pillar, key_file, standing, rounds):
     return result
 
 
-def records(model, public_keys, addresses):
+def records(model, published, addresses, tlsa=None):
     """
     The DNS records that the model's domains need.
 
     model
         What :func:`model` returns.
 
-    public_keys
-        The public DKIM keys by domain, base64.
+    published
+        The DKIM keys that shall be in DNS: by domain, the value of the TXT record by selector.
 
     addresses
         The IPv4 and IPv6 addresses of the mail host, text.
 
-    Returns a list of records by domain, each ``{"name", "type", "value"}``: the name absolute with
-    its dot, the value as in a zone file but for TXT, which is one string without quotes.
+    tlsa
+        The SHA-256 of the public key of the certificate that is served, hexadecimal. Absent: none
+        is published.
+
+    Returns a list of records by domain, each ``{"name", "type", "value", "need", "why"}``: the name
+    absolute with its dot, the value as in a zone file but for TXT, which is one string without
+    quotes, ``need`` either ``required`` or ``recommended``, ``why`` a sentence. The records of the
+    mail host stand with the domains it is in, else with the first one.
 
     CLI Example:
 
@@ -236,22 +282,24 @@ def records(model, public_keys, addresses):
 
         salt-call mailsrv.dns
     """
-    hostname, selector = model["hostname"], model["dkim"]["selector"]
+    hostname, domains = model["hostname"], model["domains"]
+    homes = [domain for domain in domains if _within(hostname, domain)] or domains[:1]
     result = {}
-    for domain in model["domains"]:
+    for domain in domains:
         result[domain] = [
-            _record(domain, "MX", f"10 {hostname}."),
-            _record(domain, "TXT", "v=spf1 mx -all"),
-            _record(
-                f"{selector}._domainkey.{domain}", "TXT", __salt__["dkim.txt"](public_keys[domain])
+            _required(domain, "MX", f"10 {hostname}.", "other servers bring mail there"),
+            _required(
+                domain,
+                "TXT",
+                f"v=spf1 {' '.join(model['dns']['spf'])}",
+                "it says who may send as this domain (SPF)",
             ),
-            _record(f"_dmarc.{domain}", "TXT", "v=DMARC1; p=quarantine"),
+            *_dkim_records(domain, published[domain]),
+            *_policy_records(domain, model),
+            *_client_records(domain, model),
         ]
-        if hostname.endswith(f".{domain}"):
-            for address in addresses:
-                kind = "A" if ipaddress.ip_address(address).version == 4 else "AAAA"
-                result[domain].append(_record(hostname, kind, address))
-            result[domain].append(_record(hostname, "TXT", "v=spf1 a -all"))
+        if domain in homes:
+            result[domain] += _host_records(hostname, addresses, tlsa)
     return result
 
 
@@ -432,13 +480,7 @@ def dns(domain=None):
         salt-call mailsrv.dns example.com --out=json
     """
     here = model(__pillar__, __grains__["fqdn"], facts())
-    if domain is not None and domain not in here["domains"]:
-        raise SaltInvocationError(
-            f"mailsrv.dns: {domain!r} is not one of the pillar's domains: "
-            f"{', '.join(here['domains'])}"
-        )
-    result = records(here, _public_keys(here), _addresses())
-    return result if domain is None else {domain: result[domain]}
+    return _records_here(here, _chosen(domain, here, "mailsrv.dns"))
 
 
 def zone(domain=None):
@@ -448,7 +490,8 @@ def zone(domain=None):
     domain
         One of the pillar's domains. Absent: all of them, one zone file after the other.
 
-    Returns the text. SOA and NS name the mail host; put your own name servers there.
+    Returns the text. Without ``mailsrv:dns:nameservers``, SOA and NS name the mail host; put your
+    own name servers there. What belongs into another zone, as the PTR, is a comment.
 
     CLI Example:
 
@@ -457,7 +500,39 @@ def zone(domain=None):
         salt-call mailsrv.zone example.com
         salt-call mailsrv.zone example.com --out=txt | cut -c8- > example.com.zone
     """
-    return "\n".join(_zone(name, entries) for name, entries in dns(domain).items())
+    here = model(__pillar__, __grains__["fqdn"], facts())
+    found = _records_here(here, _chosen(domain, here, "mailsrv.zone"))
+    return "\n".join(_zone(name, entries, here) for name, entries in found.items())
+
+
+def web(domain=None):
+    """
+    The files that the host of ``mailsrv:dns:web`` is to serve by HTTPS.
+
+    domain
+        One of the pillar's domains. Absent: all of them.
+
+    Returns the content of each file by its URL, by domain: the MTA-STS policy (RFC 8461), whose
+    lines end in CRLF, and the settings that mail clients such as Thunderbird look for.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call mailsrv.web example.com
+    """
+    here = model(__pillar__, __grains__["fqdn"], facts())
+    if not here["dns"]["web"]:
+        raise CommandExecutionError(
+            "mailsrv.web: no host serves these files; name one in mailsrv:dns:web"
+        )
+    return {
+        name: {
+            f"https://mta-sts.{name}/.well-known/mta-sts.txt": _mta_sts(here),
+            f"https://autoconfig.{name}/mail/config-v1.1.xml": _autoconfig(name, here),
+        }
+        for name in _chosen(domain, here, "mailsrv.web")
+    }
 
 
 def client():
@@ -508,6 +583,7 @@ def _read_anew(pillar, fqdn, facts):
     aliases = _aliases(settings, domains, accounts, faults)
     names = _aliases_of(aliases)
     hostname = _hostname(settings, fqdn, domains, faults, notes)
+    mailboxes = [account["address"] for account in accounts]
     return {
         "hostname": hostname,
         "domains": domains,
@@ -520,13 +596,19 @@ def _read_anew(pillar, fqdn, facts):
             for account in accounts
         ],
         "aliases": aliases,
-        "subaddress": _subaddress(settings, facts, faults),
+        "subaddress": _choice(
+            settings.get("subaddress", facts["subaddress"]),
+            SUBADDRESS,
+            "mailsrv:subaddress",
+            faults,
+        ),
         "quota": _quota(settings, "mailsrv:quota", faults),
         "quota_warning": _quota_warning(settings, facts, faults),
         "sieve": _sieve(settings, faults),
         "srs": _srs(settings, faults),
-        "tls": _tls(settings, hostname, facts, faults),
+        "tls": (tls := _tls(settings, hostname, facts, faults)),
         "dkim": _dkim(settings, domains, facts, faults),
+        "dns": _dns(settings, domains, hostname, tls, {*mailboxes, *aliases}, faults),
         "passwords": _passwords(settings, facts, faults),
         "notes": notes,
     }, faults
@@ -668,16 +750,6 @@ def _quota_warning(settings, facts, faults):
             "write a number from 1 to 99, or 0 for no warning"
         )
     return percent
-
-
-def _subaddress(settings, facts, faults):
-    place = settings.get("subaddress", facts["subaddress"])
-    if place not in SUBADDRESS:
-        faults.append(
-            f"mailsrv:subaddress: {_show(place)} is no place for mail to user+tag; "
-            f"choose {' or '.join(SUBADDRESS)}"
-        )
-    return place
 
 
 def _sieve(settings, faults):
@@ -934,12 +1006,197 @@ def _keys(dkim, domains, facts):
     return [
         {
             "domains": names,
+            "selector": selector,
             "private": private,
             "public": private.removesuffix("private") + "public",
             "adopt": ([seed.format(domain=names[0])] if seed and names else []) + adopt,
         }
         for names, private, adopt in keys
     ]
+
+
+def _dns(settings, domains, hostname, tls, known, faults):
+    path = "mailsrv:dns"
+    given = _section(settings, "dns", path, faults)
+    dmarc = _section(given, "dmarc", f"{path}:dmarc", faults)
+    policy, tls_reports = dmarc.get("policy", "quarantine"), given.get("tls_reports")
+    result = {
+        "spf": _spf(given.get("spf", "mx -all"), f"{path}:spf", faults),
+        "dmarc": {
+            "policy": _choice(policy, DMARC_POLICIES, f"{path}:dmarc:policy", faults),
+            "reports": _reports(
+                dmarc.get("reports"), f"{path}:dmarc:reports", domains, known, faults
+            ),
+        },
+        "tls_reports": _reports(tls_reports, f"{path}:tls_reports", domains, known, faults),
+        "web": _web(given.get("web"), f"{path}:web", domains, hostname, faults),
+        "mta_sts": _choice(given.get("mta_sts", "none"), MTA_STS_MODES, f"{path}:mta_sts", faults),
+        "dane": given.get("dane", False),
+        "addresses": _host_addresses(given.get("addresses"), f"{path}:addresses", faults),
+        "nameservers": _nameservers(given.get("nameservers"), domains, hostname, faults),
+        "skip": _skip(given.get("skip"), f"{path}:skip", faults),
+    }
+    if result["mta_sts"] in ("testing", "enforce") and given.get("web") is None:
+        faults.append(
+            f"{path}:mta_sts: senders fetch the policy by HTTPS; name the host that serves it in "
+            "mailsrv:dns:web"
+        )
+    if result["mta_sts"] == "enforce" and tls["self_signed"]:
+        faults.append(
+            f"{path}:mta_sts: nobody who enforces it takes a self-signed certificate; name one "
+            "that the world trusts in mailsrv:tls, or write testing"
+        )
+    if not isinstance(result["dane"], bool):
+        faults.append(f"{path}:dane: {_show(result['dane'])} is not usable; write true or false")
+    return result
+
+
+def _choice(value, choices, path, faults):
+    if not isinstance(value, str) or value not in choices:
+        faults.append(f"{path}: {_show(value)} is not usable; choose {_or(choices)}")
+    return value
+
+
+def _spf(text, path, faults):
+    """The terms of an SPF record (RFC 7208), without the version before them."""
+    terms = text.lower().split() if isinstance(text, str) and text.isascii() else []
+    if not terms:
+        faults.append(f"{path}: {_show(text)} is no list of terms; write it like mx -all")
+        return []
+    if terms[:1] == ["v=spf1"]:
+        faults.append(f"{path}: v=spf1 is put before it; leave it out")
+        return terms[1:]
+    found = [SPF_TERM.fullmatch(term) for term in terms]
+    for term, match in zip(terms, found, strict=True):
+        if not match or (match["ip"] and not _network(match["ip"], match["network"])):
+            faults.append(
+                f"{path}: {_show(term)} is not a term of SPF; known are all, include:, a, mx, "
+                "ip4:, ip6:, exists:, redirect= and exp="
+            )
+    if None in found:
+        return terms
+    ends = [match for match in found if match["all"] or match["modifier"] == "redirect"]
+    mechanisms = [match for match in found if not match["modifier"]]
+    if len(ends) != 1 or (ends[0]["all"] and ends != mechanisms[-1:]):
+        faults.append(f"{path}: {_show(text)} does not end in one all or redirect=; add -all")
+    elif ends[0][0] in ("all", "+all"):
+        faults.append(f"{path}: {ends[0][0]} lets everybody send as these domains; write -all")
+    lookups = sum(bool(m["lookup"] or m["host"] or m["modifier"] == "redirect") for m in found)
+    if lookups > MAX_SPF_LOOKUPS:
+        faults.append(
+            f"{path}: {lookups} terms look something up, receivers stop at {MAX_SPF_LOOKUPS}; "
+            "write addresses, ip4: and ip6:, instead"
+        )
+    return terms
+
+
+def _network(kind, text):
+    try:
+        network = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return False
+    return f"ip{network.version}" == kind
+
+
+def _reports(value, path, domains, known, faults):
+    """The address that reports go to, or None; one of ours must exist."""
+    if value is None:
+        return None
+    local, _, domain = value.rpartition("@") if isinstance(value, str) else ("", "", "")
+    domain = _domain(domain)
+    if not domain or not TARGET_LOCAL_PART.fullmatch(local):
+        faults.append(f"{path}: {_show(value)} is not an address; write it like dmarc@example.com")
+        return None
+    if domain not in domains:
+        return f"{local}@{domain}"
+    address = f"{local.lower()}@{domain}"
+    if not {address, _base(address), f"@{domain}"} & known:
+        faults.append(f"{path}: {address} is neither an account nor an alias; add it")
+    return address
+
+
+def _web(value, path, domains, hostname, faults):
+    if value is None:
+        return None
+    host = _domain(value)
+    if host is None:
+        faults.append(f"{path}: {_show(value)} is not a host name; write it like www.example.com")
+    for domain in domains:
+        for name in (f"mta-sts.{domain}", f"autoconfig.{domain}"):
+            # RFC 1034, section 3.6.2: where an alias stands, nothing else may.
+            if name in (host, hostname, *domains):
+                faults.append(
+                    f"{path}: {name} is to lead to this host as an alias, and cannot be a host or "
+                    "a mail domain itself; choose another name for that"
+                )
+    return host
+
+
+def _host_addresses(listed, path, faults):
+    if listed is None:
+        return []
+    if not isinstance(listed, list):
+        faults.append(f"{path}: must be a list, not {_kind(listed)}")
+        return []
+    result = []
+    for value in listed:
+        try:
+            if not isinstance(value, str) or "%" in value:
+                raise ValueError
+            result.append(str(ipaddress.ip_address(value)))
+        except ValueError:
+            faults.append(f"{path}: {_show(value)} is not an IP address; write it like 192.0.2.1")
+    return list(dict.fromkeys(result))
+
+
+def _nameservers(listed, domains, hostname, faults):
+    path = "mailsrv:dns:nameservers"
+    if listed is None:
+        return []
+    if not isinstance(listed, list):
+        faults.append(f"{path}: must be a list, not {_kind(listed)}")
+        return []
+    result = []
+    for value in listed:
+        name = _domain(value)
+        if name is None:
+            faults.append(
+                f"{path}: {_show(value)} is not a host name; write it like ns1.example.net"
+            )
+        elif name != hostname and any(_within(name, domain) for domain in domains):
+            faults.append(
+                f"{path}: {name} is in a zone that would need its address, too; name a host "
+                "elsewhere, or leave nameservers out and complete the zone yourself"
+            )
+        else:
+            result.append(name)
+    return list(dict.fromkeys(result))
+
+
+def _skip(listed, path, faults):
+    """What `mailcheck.dns` shall not look at: [name, type], either of them may be empty."""
+    if listed is None:
+        return []
+    if not isinstance(listed, list):
+        faults.append(f"{path}: must be a list, not {_kind(listed)}")
+        return []
+    result = []
+    for entry in listed:
+        words = entry.split() if isinstance(entry, str) else []
+        kind = words.pop().upper() if words and words[-1].upper() in RECORD_TYPES else ""
+        name = words.pop().lower().rstrip(".") if words else ""
+        if words or not (kind or name) or (name and not RECORD_NAME.fullmatch(name)):
+            faults.append(
+                f"{path}: {_show(entry)} is not a record; write a type, a name, or both: SRV, "
+                "_dmarc.example.com, example.com MX"
+            )
+        else:
+            result.append([name, kind])
+    return result
+
+
+def _or(choices):
+    return f"{', '.join(choices[:-1])} or {choices[-1]}"
 
 
 def _passwords(settings, facts, faults):
@@ -997,6 +1254,14 @@ def _catch_all(text):
     return f"@{domain}" if domain else None
 
 
+def _within(name, domain):
+    return name == domain or name.endswith(f".{domain}")
+
+
+def _related(one, other):
+    return _within(one, other) or _within(other, one)
+
+
 def _base(address):
     """The address without its subaddress: user@… of user+tag@…"""
     local, _, domain = address.rpartition("@")
@@ -1045,18 +1310,48 @@ def _standing(paths):
     return result
 
 
-def _public_keys(here):
-    result = {}
+def _chosen(domain, here, function):
+    if domain is not None and domain not in here["domains"]:
+        raise SaltInvocationError(
+            f"{function}: {domain!r} is not one of the pillar's domains: "
+            f"{', '.join(here['domains'])}"
+        )
+    return here["domains"] if domain is None else [domain]
+
+
+def _records_here(here, domains):
+    addresses = here["dns"]["addresses"] or _addresses()
+    tlsa = _key_digest(here["tls"]["cert"]) if here["dns"]["dane"] else None
+    found = records(here, _published(here), addresses, tlsa)
+    return {domain: found[domain] for domain in domains}
+
+
+def _published(here):
+    """The values of the TXT records of the keys on this machine, by domain and selector."""
+    result = {domain: {} for domain in here["domains"]}
     for key in here["dkim"]["keys"]:
         try:
             with open(key["private"], encoding="ascii") as file:
-                public = __salt__["dkim.public_key"](file.read())
+                value = __salt__["dkim.txt"](__salt__["dkim.public_key"](file.read()))
         except FileNotFoundError:
             raise CommandExecutionError(
                 f"{key['private']} is not there yet; salt-call state.apply mailsrv.genkeys makes it"
             ) from None
-        result.update(dict.fromkeys(key["domains"], public))
+        for domain in key["domains"]:
+            result[domain][key["selector"]] = value
     return result
+
+
+def _key_digest(cert):
+    """The SHA-256 of the public key of a certificate, as `3 1 1` wants it (RFC 6698)."""
+    if not os.path.exists(cert):
+        raise CommandExecutionError(
+            f"{cert} is not there yet; salt-call state.apply mailsrv.tls makes it"
+        )
+    pem = __salt__["cmd.run"](
+        ["openssl", "x509", "-in", cert, "-pubkey", "-noout"], python_shell=False, raise_err=True
+    )
+    return hashlib.sha256(base64.b64decode("".join(pem.split("\n")[1:-1]))).hexdigest()
 
 
 def _addresses():
@@ -1069,8 +1364,200 @@ def _addresses():
     return [str(address) for address in chosen]
 
 
-def _record(name, kind, value):
-    return {"name": f"{name}.", "type": kind, "value": value}
+# DNS records
+
+
+def _record(name, kind, value, need, why):
+    return {"name": f"{name}.", "type": kind, "value": value, "need": need, "why": why}
+
+
+def _required(name, kind, value, why):
+    return _record(name, kind, value, "required", why)
+
+
+def _recommended(name, kind, value, why):
+    return _record(name, kind, value, "recommended", why)
+
+
+def _dkim_records(domain, published):
+    why = "without it no signature under this selector verifies"
+    return [
+        _required(f"{selector}._domainkey.{domain}", "TXT", value, why)
+        for selector, value in published.items()
+    ]
+
+
+def _policy_records(domain, model):
+    """What other servers are to do with mail that claims to be of the domain, or is for it."""
+    settings = model["dns"]
+    dmarc, reports = f"v=DMARC1; p={settings['dmarc']['policy']}", settings["dmarc"]["reports"]
+    why, consents = "it says what becomes of mail that is neither signed nor sent by us (DMARC)", []
+    if reports:
+        dmarc += f"; rua=mailto:{reports}"
+        home = reports.rpartition("@")[2]
+        # RFC 7489, section 7.1; a home of ours has the consent among its own records.
+        if home not in model["domains"] and not _related(home, domain):
+            why += f"; its reports come only with the consent of {home}, a TXT record v=DMARC1 at "
+            why += f"{domain}._report._dmarc.{home}"
+        consents = [
+            _recommended(
+                f"{other}._report._dmarc.{domain}",
+                "TXT",
+                "v=DMARC1",
+                f"it consents to DMARC reports about {other} that go here",
+            )
+            for other in model["domains"]
+            if home == domain and not _related(other, home)
+        ]
+    result = [_recommended(f"_dmarc.{domain}", "TXT", dmarc, why), *consents]
+    if settings["tls_reports"]:
+        result.append(
+            _recommended(
+                f"_smtp._tls.{domain}",
+                "TXT",
+                f"v=TLSRPTv1; rua=mailto:{settings['tls_reports']}",
+                "servers that cannot bring mail by TLS report it there",
+            )
+        )
+    if settings["mta_sts"] != "none":
+        # RFC 8461, section 3.1: a sender fetches the policy again when the id is another one.
+        policy = hashlib.sha256(_mta_sts(model).encode()).hexdigest()[:20]
+        result.append(
+            _recommended(
+                f"_mta-sts.{domain}",
+                "TXT",
+                f"v=STSv1; id={policy}",
+                "it says that there is a policy at mta-sts, and whether it has changed",
+            )
+        )
+    return result
+
+
+def _client_records(domain, model):
+    """What mail clients look for."""
+    hostname, web = model["hostname"], model["dns"]["web"]
+    result = [
+        _recommended(
+            f"_{service}._tcp.{domain}",
+            "SRV",
+            f"{priority} 1 {port} {hostname}.",
+            "mail clients find the server by it",
+        )
+        for service, priority, port in SERVICES
+    ]
+    result += [
+        _recommended(
+            f"_{service}._tcp.{domain}",
+            "SRV",
+            "0 0 0 .",
+            "mail clients are to use TLS from the first byte instead",
+        )
+        for service in NOT_OFFERED
+    ]
+    if web:
+        for name, what in (("mta-sts", "the MTA-STS policy"), ("autoconfig", "the settings")):
+            why = f"{what} at https://{name}.{domain}/ comes from {web}"
+            result.append(_recommended(f"{name}.{domain}", "CNAME", f"{web}.", why))
+    return result
+
+
+def _host_records(hostname, addresses, tlsa):
+    result, reverse = [], []
+    for address in map(ipaddress.ip_address, addresses):
+        why = "the mail server is found by it"
+        if any(address in network for network in BEHIND_NAT):
+            why = (
+                "this machine knows only this address, which the world does not see; name the one "
+                "that it sees in mailsrv:dns:addresses"
+            )
+        else:
+            reverse.append(
+                _required(
+                    address.reverse_pointer,
+                    "PTR",
+                    f"{hostname}.",
+                    "other servers refuse mail from an address without it; your hosting provider "
+                    "sets it",
+                )
+            )
+        kind = "A" if address.version == 4 else "AAAA"
+        result.append(_required(hostname, kind, str(address), why))
+    result.append(
+        _recommended(
+            hostname, "TXT", "v=spf1 a -all", "bounces are sent as the host itself, not as a domain"
+        )
+    )
+    if tlsa:
+        result.append(
+            _recommended(
+                f"_25._tcp.{hostname}",
+                "TLSA",
+                f"3 1 1 {tlsa}",
+                "other servers insist on the key of this certificate (DANE): only in a signed "
+                "zone, and the key must be kept when the certificate is renewed",
+            )
+        )
+    return result + reverse
+
+
+def _zone(domain, entries, here):
+    mx = f"{here['hostname']}."
+    servers = [f"{name}." for name in here["dns"]["nameservers"]]
+    serial = time.strftime("%Y%m%d%H", time.gmtime())
+    lines = [f"$ORIGIN {domain}.", f"$TTL {TTL}"]
+    if not servers:
+        lines.append("; SOA and NS: put your own name servers here")
+        servers = [mx]
+    soa = f"{servers[0]} hostmaster.{domain}. ( {serial} 3600 900 1209600 300 )"
+    lines.append(f"@\tIN\tSOA\t{soa}")
+    lines += [f"@\tIN\tNS\t{server}" for server in servers]
+    for entry in entries:
+        value = entry["value"]
+        if entry["type"] == "TXT":
+            value = f"( {' '.join(__salt__['dkim.strings'](value))} )"
+        elsewhere = "" if _within(entry["name"], f"{domain}.") else "; in another zone: "
+        lines.append(f"{elsewhere}{entry['name']}\tIN\t{entry['type']}\t{value}")
+    return "\n".join(lines) + "\n"
+
+
+def _mta_sts(here):
+    """The policy file (RFC 8461, section 3.2); its lines end in CRLF."""
+    lines = (
+        "version: STSv1",
+        f"mode: {here['dns']['mta_sts']}",
+        f"mx: {here['hostname']}",
+        f"max_age: {MTA_STS_MAX_AGE}",
+    )
+    return "".join(f"{line}\r\n" for line in lines)
+
+
+def _autoconfig(domain, here):
+    servers = "".join(
+        f"""\
+    <{way}Server type="{kind}">
+      <hostname>{here["hostname"]}</hostname>
+      <port>{port}</port>
+      <socketType>SSL</socketType>
+      <username>%EMAILADDRESS%</username>
+      <authentication>password-cleartext</authentication>
+    </{way}Server>
+"""
+        for way, kind, port in (
+            ("incoming", "imap", 993),
+            ("incoming", "pop3", 995),
+            ("outgoing", "smtp", 465),
+        )
+    )
+    return f"""\
+<?xml version="1.0" encoding="UTF-8"?>
+<clientConfig version="1.1">
+  <emailProvider id="{domain}">
+    <domain>{domain}</domain>
+    <displayName>{domain}</displayName>
+    <displayShortName>{domain}</displayShortName>
+{servers}  </emailProvider>
+</clientConfig>
+"""
 
 
 def _explain_senders(target, here):
@@ -1108,21 +1595,3 @@ def _size(path):
         for directory, _, names in os.walk(path)
         for name in names
     )
-
-
-def _zone(domain, entries):
-    mx = next(entry["value"].split()[1] for entry in entries if entry["type"] == "MX")
-    serial = time.strftime("%Y%m%d%H", time.gmtime())
-    lines = [
-        f"$ORIGIN {domain}.",
-        f"$TTL {TTL}",
-        "; SOA and NS: put your own name servers here",
-        f"@\tIN\tSOA\t{mx} hostmaster.{domain}. ( {serial} 3600 900 1209600 300 )",
-        f"@\tIN\tNS\t{mx}",
-    ]
-    for entry in entries:
-        value = entry["value"]
-        if entry["type"] == "TXT":
-            value = f"( {' '.join(__salt__['dkim.strings'](value))} )"
-        lines.append(f"{entry['name']}\tIN\t{entry['type']}\t{value}")
-    return "\n".join(lines) + "\n"

@@ -104,6 +104,12 @@ class Lab:
         """One more `wire.NameServer`. Where two serve a zone, the resolver asks the first."""
         return wire.NameServer(self.gateway, address)
 
+    def serve_reverse(self, leave_out=None):
+        """Serve the PTR records of all hosts, less one's."""
+        hosts = {number: name for number, name in self.hosts.items() if name != leave_out}
+        names = (f"{number} PTR {name}.\n" for number, name in hosts.items())
+        self.dns.serve(wire.REVERSE, HEAD + "".join(names))
+
     def lookup(self, name, kind):
         """The records of that kind, as dnspython's; empty when there are none."""
         return self.outside.call(self.gateway.lookup, name, kind)
@@ -137,8 +143,7 @@ class Host:
             number = 100 + len(lab.hosts)
             self.address, self.network = lab.gateway.connect(fqdn, number)
             lab.hosts[number] = fqdn
-            names = (f"{number} PTR {name}.\n" for number, name in lab.hosts.items())
-            lab.dns.serve(wire.REVERSE, HEAD + "".join(names))
+            lab.serve_reverse()
 
     def call(self, function, *args, **kwargs):
         """`function(…)` as if run on this host: its connections, names from the lab's DNS.

@@ -161,6 +161,7 @@ class NameServer:
         configuration.write_text(
             f"server:\n ip-address: {self.address}\n zonesdir: {self._directory}\n"
             + "".join(f' {option}: ""\n' for option in unused)
+            + "remote-control:\n control-enable: no\n"  # one port for all nsd of the wire
             + "".join(f"zone:\n name: {zone}\n zonefile: {zone}.zone\n" for zone in self._zones)
         )
         end(group)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import yaml
 from salt.modules import slsutil
 
-from saltext.mailsrv.modules import dkim, mailsrv, password
+from saltext.mailsrv.modules import dkim, mailcheck, mailsrv, password
 
 STATES = Path(__file__).parents[2] / "salt_mailsrv/states"
 
@@ -18,11 +19,17 @@ def render(path, default_renderer):
     return yaml.safe_load((STATES / path.removeprefix("salt://")).read_text())
 
 
+def run(command, python_shell, raise_err):
+    """Salt's cmd.run, for a list of arguments."""
+    assert not python_shell
+    return subprocess.run(command, capture_output=True, text=True, check=raise_err).stdout.strip()
+
+
 @pytest.fixture(autouse=True)
 def loader(monkeypatch):
     """What Salt's loader gives a module."""
-    functions = {"slsutil.renderer": render, "slsutil.merge": slsutil.merge}
-    for module in (dkim, mailsrv, password):
+    functions = {"slsutil.renderer": render, "slsutil.merge": slsutil.merge, "cmd.run": run}
+    for module in (dkim, mailcheck, mailsrv, password):
         functions |= {
             f"{module.__virtualname__}.{name}": function
             for name, function in inspect.getmembers(module, inspect.isfunction)
@@ -40,7 +47,7 @@ def loader(monkeypatch):
             "ipv6": ["::1", "2001:db8::1", "fe80::1"],
         },
     }
-    for module in (dkim, mailsrv, password):
+    for module in (dkim, mailcheck, mailsrv, password):
         for name, value in dunders.items():
             monkeypatch.setattr(module, name, value, raising=False)
     return dunders

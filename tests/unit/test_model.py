@@ -237,6 +237,78 @@ def test_an_unknown_system_is_named(facts):
     assert str(raised.value) == "mailsrv: this formula knows Debian and FreeBSD, not RedHat"
 
 
+# DNS
+
+
+def dns(read, **given):
+    pillar = {"domains": ["example.com", "test.com"], "accounts": [["a@example.com", SECRET]]}
+    tls = {"cert": "/etc/ssl/mail.pem", "key": "/etc/ssl/mail.key"}
+    return read({**pillar, "mailsrv": {"dns": given, "tls": tls}})["dns"]
+
+
+def test_without_a_word_about_dns_what_is_safe_is_published(read):
+    assert dns(read) == {
+        "spf": ["mx", "-all"],
+        "dmarc": {"policy": "quarantine", "reports": None},
+        "tls_reports": None,
+        "web": None,
+        "mta_sts": "none",
+        "dane": False,
+        "addresses": [],
+        "nameservers": [],
+        "skip": [],
+    }
+
+
+@pytest.mark.parametrize(
+    "spf",
+    [
+        "mx -all",
+        "MX ~all",
+        "a mx/24 a:mail.example.net/24//64 ip4:192.0.2.1 ip4:192.0.2.0/24 ip6:2001:db8::/32 ?all",
+        "mx include:_spf.elsewhere.example exists:a.example -all exp=why.example.com",
+        "mx redirect=_spf.elsewhere.example",
+        " ".join(["mx", *(f"include:_spf{i}.example.net" for i in range(9)), "-all"]),
+    ],
+)
+def test_an_spf_record_is_taken_as_it_is_in_lower_case(read, spf):
+    assert dns(read, spf=spf)["spf"] == spf.lower().split()
+
+
+@pytest.mark.parametrize(
+    ("address", "read_as"),
+    [
+        ("a@example.com", "a@example.com"),
+        ("A+dmarc@Example.com", "a+dmarc@example.com"),
+        ("postmaster@test.com", "postmaster@test.com"),
+        ("Reports=x@there.example", "Reports=x@there.example"),
+    ],
+)
+def test_reports_go_to_an_address_that_is_there(read, address, read_as):
+    found = dns(read, dmarc={"reports": address}, tls_reports=address)
+    assert found["dmarc"] == {"policy": "quarantine", "reports": read_as}
+    assert found["tls_reports"] == read_as
+
+
+def test_what_the_check_shall_skip_is_a_name_or_a_type_or_both(read):
+    skip = ["srv", "_DMARC.example.com.", "example.com MX"]
+    assert dns(read, skip=skip)["skip"] == [
+        ["", "SRV"],
+        ["_dmarc.example.com", ""],
+        ["example.com", "MX"],
+    ]
+
+
+def test_addresses_and_name_servers_are_each_named_once(read):
+    found = dns(
+        read,
+        addresses=["192.0.2.1", "2001:DB8::1", "2001:db8:0::1"],
+        nameservers=["NS1.example.net", "ns1.example.net", HOST],
+    )
+    assert found["addresses"] == ["192.0.2.1", "2001:db8::1"]
+    assert found["nameservers"] == ["ns1.example.net", HOST]
+
+
 # Faults: what stands in the pillar beside `domains: [example.com]`, and what is said about it
 
 A = "accounts[0] (a@example.com)"
@@ -337,11 +409,11 @@ FAULTS = [
     ("mailsrv: [hostname]", "mailsrv: must hold keys and values, not a list"),
     (
         "mailsrv: {subaddress: folder}",
-        "mailsrv:subaddress: 'folder' is no place for mail to user+tag; choose inbox or mailbox",
+        "mailsrv:subaddress: 'folder' is not usable; choose inbox or mailbox",
     ),
     (
         "mailsrv: {subaddress: yes}",
-        "mailsrv:subaddress: 'True' is no place for mail to user+tag; choose inbox or mailbox",
+        "mailsrv:subaddress: 'True' is not usable; choose inbox or mailbox",
     ),
     (
         "mailsrv: {quota_warning: 90%}",
@@ -423,6 +495,120 @@ FAULTS = [
         "mailsrv: {dkim: {archive: {url: 1, source: a, source_hash: sha256=" + "0" * 64 + "}}}",
         "mailsrv:dkim:archive:url: no such key; known are source, source_hash",
     ),
+    ("mailsrv: {dns: mx}", "mailsrv:dns: must hold keys and values, not text"),
+    ("mailsrv: {dns: {sfp: mx}}", "mailsrv:dns:sfp: no such key; did you mean spf?"),
+    *(
+        (f"mailsrv: {{dns: {{spf: {json.dumps(spf)}}}}}", f"mailsrv:dns:spf: {sentence}")
+        for spf, sentence in [
+            (["mx"], "\"['mx']\" is no list of terms; write it like mx -all"),
+            ("", "'' is no list of terms; write it like mx -all"),
+            ("v=spf1 mx -all", "v=spf1 is put before it; leave it out"),
+            ("mx", "'mx' does not end in one all or redirect=; add -all"),
+            ("-all mx", "'-all mx' does not end in one all or redirect=; add -all"),
+            (
+                "mx -all redirect=a.example",
+                "'mx -all redirect=a.example' does not end in one all or redirect=; add -all",
+            ),
+            ("mx all", "all lets everybody send as these domains; write -all"),
+            ("mx +all", "+all lets everybody send as these domains; write -all"),
+            *(
+                (
+                    f"mx {term} -all",
+                    f"'{term}' is not a term of SPF; known are all, include:, a, mx, ip4:, ip6:, "
+                    "exists:, redirect= and exp=",
+                )
+                for term in (
+                    *("ptr", "incude:a.example", "include:", "ip4:300.1.1.1", "ip4:2001:db8::1"),
+                    *("ip6:192.0.2.1", "ip4:192.0.2.0/33", "v=spf1", "exists:%{i}.a.example"),
+                )
+            ),
+            (
+                " ".join(["mx", *(f"a:a{i}.example.net" for i in range(10)), "-all"]),
+                "11 terms look something up, receivers stop at 10; write addresses, ip4: and ip6:, "
+                "instead",
+            ),
+        ]
+    ),
+    ("mailsrv: {dns: {dmarc: reject}}", "mailsrv:dns:dmarc: must hold keys and values, not text"),
+    (
+        "mailsrv: {dns: {dmarc: {policy: drop}}}",
+        "mailsrv:dns:dmarc:policy: 'drop' is not usable; choose none, quarantine or reject",
+    ),
+    (
+        "mailsrv: {dns: {dmarc: {reports: 'mailto:a@b.example'}}}",
+        "mailsrv:dns:dmarc:reports: 'mailto:a@b.example' is not an address; write it like "
+        "dmarc@example.com",
+    ),
+    (
+        "mailsrv: {dns: {dmarc: {reports: dmarc@example.com}}}",
+        "mailsrv:dns:dmarc:reports: dmarc@example.com is neither an account nor an alias; add it",
+    ),
+    (
+        "mailsrv: {dns: {tls_reports: tls@example.com}}",
+        "mailsrv:dns:tls_reports: tls@example.com is neither an account nor an alias; add it",
+    ),
+    (
+        "mailsrv: {dns: {web: https://a.example}}",
+        "mailsrv:dns:web: 'https://a.example' is not a host name; write it like www.example.com",
+    ),
+    (
+        "mailsrv: {dns: {web: autoconfig.example.com}}",
+        "mailsrv:dns:web: autoconfig.example.com is to lead to this host as an alias, and cannot "
+        "be a host or a mail domain itself; choose another name for that",
+    ),
+    (
+        "mailsrv: {hostname: mta-sts.example.com, dns: {web: www.example.com}}",
+        "mailsrv:dns:web: mta-sts.example.com is to lead to this host as an alias, and cannot "
+        "be a host or a mail domain itself; choose another name for that",
+    ),
+    (
+        "mailsrv: {dns: {mta_sts: on, web: a.example}}",
+        "mailsrv:dns:mta_sts: 'True' is not usable; choose none, testing or enforce",
+    ),
+    (
+        "mailsrv: {dns: {mta_sts: testing}}",
+        "mailsrv:dns:mta_sts: senders fetch the policy by HTTPS; name the host that serves it in "
+        "mailsrv:dns:web",
+    ),
+    (
+        "mailsrv: {dns: {mta_sts: enforce, web: a.example}}",
+        "mailsrv:dns:mta_sts: nobody who enforces it takes a self-signed certificate; name one "
+        "that the world trusts in mailsrv:tls, or write testing",
+    ),
+    (
+        "mailsrv: {dns: {dane: 'yes'}}",
+        "mailsrv:dns:dane: 'yes' is not usable; write true or false",
+    ),
+    (
+        "mailsrv: {dns: {addresses: 192.0.2.1}}",
+        "mailsrv:dns:addresses: must be a list, not text",
+    ),
+    (
+        "mailsrv: {dns: {addresses: [192.0.2.0/24]}}",
+        "mailsrv:dns:addresses: '192.0.2.0/24' is not an IP address; write it like 192.0.2.1",
+    ),
+    (
+        "mailsrv: {dns: {nameservers: ns1.example.net}}",
+        "mailsrv:dns:nameservers: must be a list, not text",
+    ),
+    (
+        "mailsrv: {dns: {nameservers: [ns1]}}",
+        "mailsrv:dns:nameservers: 'ns1' is not a host name; write it like ns1.example.net",
+    ),
+    (
+        "mailsrv: {dns: {nameservers: [ns1.example.com]}}",
+        "mailsrv:dns:nameservers: ns1.example.com is in a zone that would need its address, too; "
+        "name a host elsewhere, or leave nameservers out and complete the zone yourself",
+    ),
+    ("mailsrv: {dns: {skip: SRV}}", "mailsrv:dns:skip: must be a list, not text"),
+    *(
+        (
+            f"mailsrv: {{dns: {{skip: ['{entry}']}}}}",
+            f"mailsrv:dns:skip: '{entry}' is not a record; write a type, a name, or both: SRV, "
+            "_dmarc.example.com, example.com MX",
+        )
+        for entry in ("", "SPF", "example.com MX TXT", "ex*mple.com MX", "MX example.com")
+    ),
     (
         "mailsrv: {passwords: {rounds: 999}}",
         "mailsrv:passwords:rounds: '999' is not usable; write a number from 1000 to 1000000",
@@ -472,7 +658,8 @@ def test_every_fault_is_named_at_once_in_the_order_of_the_reference(read):
         salt: 1
         domains: [example.com, mail]
         accounts: [[a@example.com, 5], [b@example.com, '']]
-        mailsrv: {hostname: x, tls: {cert: c}, dkim: {bits: 1}, passwords: {rounds: 1}, more: 1}
+        mailsrv: {hostname: x, tls: {cert: c}, dkim: {bits: 1}, dns: {spf: a},
+          passwords: {rounds: 1}, more: 1}
     """
     with pytest.raises(SaltInvocationError) as raised:
         read(yaml.safe_load(pillar))
@@ -487,6 +674,7 @@ def test_every_fault_is_named_at_once_in_the_order_of_the_reference(read):
         "mailsrv:tls:cert",
         "mailsrv:tls:key",
         "mailsrv:dkim:bits",
+        "mailsrv:dns:spf",
         "mailsrv:passwords:rounds",
     ]
 
@@ -553,6 +741,15 @@ def section(**keys):
     return st.fixed_dictionaries({}, optional={k: v | junk for k, v in keys.items()}) | junk
 
 
+spf_terms = [
+    "mx",
+    "-all",
+    "~all",
+    "a/24",
+    "ip4:192.0.2.1",
+    "include:a.example",
+    "redirect=a.example",
+]
 sizes = st.sampled_from(["2G", "500M", "2g", "0G", "5G\n"])
 targets = st.lists(addresses | domains.map("@{}".format), max_size=3) | addresses
 accounts = st.lists(
@@ -588,6 +785,20 @@ pillars = st.fixed_dictionaries(
                 selector=st.text(max_size=5),
                 bits=st.integers(),
                 archive=section(source=paths, source_hash=paths),
+            ),
+            dns=section(
+                spf=st.lists(st.sampled_from(spf_terms) | nasty, max_size=4).map(" ".join),
+                dmarc=section(policy=st.sampled_from(["none", "reject"]), reports=addresses),
+                tls_reports=addresses,
+                web=domains,
+                mta_sts=st.sampled_from(["none", "testing", "enforce"]),
+                dane=st.booleans(),
+                addresses=st.lists(st.ip_addresses().map(str) | nasty, max_size=2),
+                nameservers=st.lists(domains, max_size=2),
+                skip=st.lists(
+                    st.builds("{} {}".format, domains, st.sampled_from(["MX", "txt", ""])),
+                    max_size=2,
+                ),
             ),
             passwords=section(rounds=st.integers()),
         ),

@@ -1,22 +1,33 @@
 """mailsrv: the DNS records of a model, and what is read from the machine for them."""
 
 import re
+import subprocess
+import xml.etree.ElementTree as ElementTree
 
 import dns.zone
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
-from saltext.mailsrv.modules import mailsrv
+from saltext.mailsrv.modules import dkim, mailsrv
 
 ADDRESSES = ["192.0.2.1", "2001:db8::1"]
 
 
 @pytest.fixture
 def model(read):
-    def of(domains=("example.com", "test.com"), hostname="mx.example.com", **dkim):
-        return read({"domains": list(domains), "mailsrv": {"hostname": hostname, "dkim": dkim}})
+    def of(domains=("example.com", "test.com"), hostname="mx.example.com", **settings):
+        return read({"domains": list(domains), "mailsrv": {"hostname": hostname, **settings}})
 
     return of
+
+
+@pytest.fixture
+def certificate(tmp_path, program):
+    """A certificate and its key in one file."""
+    path = tmp_path / "mx.pem"
+    command = f"req -x509 -newkey rsa:2048 -nodes -subj /CN=mx -keyout {path} -out {path}"
+    subprocess.run([program("openssl"), *command.split()], check=True, capture_output=True)
+    return str(path)
 
 
 @pytest.fixture
@@ -36,15 +47,45 @@ def values(records, domain, kind):
     return {r["name"]: r["value"] for r in records[domain] if r["type"] == kind}
 
 
+def records_of(model, public="MIIB", addresses=ADDRESSES, tlsa=None):
+    published = {domain: {"mailsrv": dkim.txt(public)} for domain in model["domains"]}
+    return mailsrv.records(model, published, addresses, tlsa)
+
+
 def test_every_domain_has_mx_spf_dkim_and_dmarc(model, keys):
-    public = {"example.com": keys[1024][1], "test.com": keys[2048][1]}
-    records = mailsrv.records(model(selector="s1"), public, ADDRESSES)
-    for domain in ("example.com", "test.com"):
+    domains = {"example.com": keys[1024][1], "test.com": keys[2048][1]}
+    published = {domain: {"s1": dkim.txt(public)} for domain, public in domains.items()}
+    records = mailsrv.records(model(), published, ADDRESSES)
+    for domain, public in domains.items():
         assert values(records, domain, "MX") == {f"{domain}.": "10 mx.example.com."}
         txt = values(records, domain, "TXT")
         assert txt[f"{domain}."] == "v=spf1 mx -all"
-        assert txt[f"s1._domainkey.{domain}."] == f"v=DKIM1; k=rsa; t=s; p={public[domain]}"
-        assert txt[f"_dmarc.{domain}."].startswith("v=DMARC1; p=")
+        assert txt[f"s1._domainkey.{domain}."] == f"v=DKIM1; k=rsa; t=s; p={public}"
+        assert txt[f"_dmarc.{domain}."] == "v=DMARC1; p=quarantine"
+
+
+def test_every_published_selector_has_its_record(model):
+    published = {"example.com": {"s1": "v=DKIM1; p=AAAA", "s2": "v=DKIM1; k=ed25519; p=BBBB"}}
+    txt = values(mailsrv.records(model(["example.com"]), published, []), "example.com", "TXT")
+    assert txt["s1._domainkey.example.com."] == "v=DKIM1; p=AAAA"
+    assert txt["s2._domainkey.example.com."] == "v=DKIM1; k=ed25519; p=BBBB"
+
+
+def test_every_record_says_how_much_it_is_needed_and_why(model):
+    options = {"web": "www.example.net", "mta_sts": "testing", "tls_reports": "a@b.example"}
+    for records in records_of(model(dns=options), tlsa="00" * 32).values():
+        for record in records:
+            assert list(record) == ["name", "type", "value", "need", "why"]
+            assert record["name"].endswith(".")
+            assert record["need"] in ("required", "recommended")
+            assert record["why"]
+            assert not record["why"].endswith(".")
+
+
+def test_required_is_what_mail_does_not_come_or_go_without(model):
+    records = records_of(model())["example.com"]
+    required = [record["type"] for record in records if record["need"] == "required"]
+    assert required == ["MX", "TXT", "TXT", "A", "AAAA", "PTR", "PTR"]
 
 
 @pytest.mark.parametrize(
@@ -53,18 +94,135 @@ def test_every_domain_has_mx_spf_dkim_and_dmarc(model, keys):
         (["example.com", "test.com"], "mx.example.com", ["example.com"]),
         # One zone or two: without them the upper one would not load.
         (["example.com", "a.example.com"], "mx.a.example.com", ["example.com", "a.example.com"]),
-        (["example.com", "test.com"], "mx.elsewhere.example", []),
-        (["example.com", "test.com"], "mx.notexample.com", []),
+        # In no zone of ours they stand with the first domain, and in no zone file.
+        (["example.com", "test.com"], "mx.elsewhere.example", ["example.com"]),
+        (["example.com", "test.com"], "mx.notexample.com", ["example.com"]),
     ],
 )
-def test_the_hosts_addresses_stand_in_the_zones_it_is_in(model, keys, domains, hostname, zones):
-    public = dict.fromkeys(domains, keys[1024][1])
-    records = mailsrv.records(model(domains, hostname), public, ADDRESSES)
+def test_the_hosts_records_stand_with_the_domains_it_is_in(model, domains, hostname, zones):
+    records = records_of(model(domains, hostname), tlsa="00" * 32)
     for domain in domains:
         v4, v6 = ({f"{hostname}.": a} if domain in zones else {} for a in ADDRESSES)
         assert values(records, domain, "A") == v4
         assert values(records, domain, "AAAA") == v6
         assert (f"{hostname}." in values(records, domain, "TXT")) == (domain in zones)
+        assert bool(values(records, domain, "TLSA")) == (domain in zones)
+        assert bool(values(records, domain, "PTR")) == (domain in zones)
+
+
+def test_the_reverse_records_lead_to_the_host(model):
+    assert values(records_of(model()), "example.com", "PTR") == {
+        "1.2.0.192.in-addr.arpa.": "mx.example.com.",
+        f"1.{'0.' * 23}8.b.d.0.1.0.0.2.ip6.arpa.": "mx.example.com.",
+    }
+
+
+def test_an_address_behind_nat_has_no_reverse_record_and_says_what_to_do(model):
+    found = records_of(model(), addresses=["10.0.0.5"])["example.com"]
+    assert "PTR" not in {record["type"] for record in found}
+    (host,) = [record for record in found if record["type"] == "A"]
+    assert host["why"].endswith("name the one that it sees in mailsrv:dns:addresses")
+
+
+def test_clients_find_the_services_with_tls_and_only_these(model):
+    found = values(records_of(model()), "test.com", "SRV")
+    assert found == {
+        "_imaps._tcp.test.com.": "0 1 993 mx.example.com.",
+        "_pop3s._tcp.test.com.": "10 1 995 mx.example.com.",
+        "_submissions._tcp.test.com.": "0 1 465 mx.example.com.",
+        "_submission._tcp.test.com.": "0 1 587 mx.example.com.",
+        "_sieve._tcp.test.com.": "0 1 4190 mx.example.com.",
+        "_imap._tcp.test.com.": "0 0 0 .",
+        "_pop3._tcp.test.com.": "0 0 0 .",
+    }
+
+
+def test_without_a_web_host_nothing_leads_to_one(model):
+    for records in records_of(model()).values():
+        assert not [r for r in records if r["type"] == "CNAME" or "STS" in r["value"]]
+
+
+def test_with_a_web_host_clients_and_senders_are_led_there(model):
+    records = records_of(model(dns={"web": "www.example.net"}))
+    assert values(records, "test.com", "CNAME") == {
+        "mta-sts.test.com.": "www.example.net.",
+        "autoconfig.test.com.": "www.example.net.",
+    }
+    assert "_mta-sts.test.com." not in values(records, "test.com", "TXT")
+
+
+def test_the_id_of_the_policy_changes_with_the_policy_and_only_then(model):
+    def of(domains=("example.com", "test.com"), mode="testing", **given):
+        given = model(list(domains), dns={"web": "www.a.example", "mta_sts": mode}, **given)
+        records = records_of(given)
+        return {values(records, d, "TXT")[f"_mta-sts.{d}."] for d in domains}
+
+    (once,) = of()
+    assert re.fullmatch("v=STSv1; id=[0-9a-f]{20}", once)
+    assert of() == of(domains=["example.com"]) == {once}
+    assert of(hostname="mx2.example.com") != {once}
+    tls = {"cert": "/etc/ssl/a", "key": "/etc/ssl/b"}
+    assert of(tls=tls) == {once}
+    assert of(tls=tls, mode="enforce") != {once}
+
+
+def test_reports_go_to_the_address_of_the_pillar(model):
+    dns = {
+        "dmarc": {"policy": "reject", "reports": "d@there.example"},
+        "tls_reports": "t@there.example",
+    }
+    records = records_of(model(dns=dns))
+    txt = values(records, "test.com", "TXT")
+    assert txt["_dmarc.test.com."] == "v=DMARC1; p=reject; rua=mailto:d@there.example"
+    assert txt["_smtp._tls.test.com."] == "v=TLSRPTv1; rua=mailto:t@there.example"
+    (dmarc,) = [r for r in records["test.com"] if r["name"] == "_dmarc.test.com."]
+    assert dmarc["why"].endswith(
+        "its reports come only with the consent of there.example, a TXT record v=DMARC1 at "
+        "test.com._report._dmarc.there.example"
+    )
+
+
+def test_a_domain_of_ours_consents_to_the_reports_about_the_others(model):
+    dns = {"dmarc": {"reports": "a@example.com"}}
+    domains = ["example.com", "test.com", "sub.example.com"]
+    accounts = [["a@example.com", "secret"]]
+    records = records_of(model(domains, dns=dns, accounts=accounts))
+    found = {name for d in domains for name in values(records, d, "TXT") if "_report." in name}
+    assert found == {"test.com._report._dmarc.example.com."}
+    assert "consent" not in next(
+        r["why"] for r in records["test.com"] if r["name"] == "_dmarc.test.com."
+    )
+
+
+def test_the_key_of_the_served_certificate_is_published_where_it_is_wanted(here, certificate):
+    assert not values(mailsrv.dns(), "example.com", "TLSA")
+    here["__pillar__"]["mailsrv"] = {
+        "dns": {"dane": True},
+        "tls": {"cert": certificate, "key": certificate},
+    }
+    script = (
+        f"openssl x509 -in {certificate} -pubkey -noout | openssl pkey -pubin -outform DER"
+        " | sha256sum"
+    )
+    digest = subprocess.run(script, shell=True, capture_output=True, text=True).stdout.split()[0]
+    assert values(mailsrv.dns(), "example.com", "TLSA") == {
+        "_25._tcp.mx.example.com.": f"3 1 1 {digest}"
+    }
+
+
+def test_a_certificate_that_is_not_there_yet_is_named_with_what_makes_it(here, tmp_path):
+    here["__pillar__"]["mailsrv"] = {"dns": {"dane": True}}
+    with pytest.raises(CommandExecutionError) as raised:
+        mailsrv.dns()
+    assert str(raised.value).endswith(
+        "/mx.example.com.crt is not there yet; salt-call state.apply mailsrv.tls makes it"
+    )
+
+
+def test_addresses_of_the_pillar_come_before_the_machines_own(here):
+    here["__pillar__"]["mailsrv"] = {"dns": {"addresses": ["203.0.113.9"]}}
+    assert values(mailsrv.dns(), "example.com", "A") == {"mx.example.com.": "203.0.113.9"}
+    assert values(mailsrv.dns(), "example.com", "AAAA") == {}
 
 
 def test_dns_reads_the_public_keys_of_this_machine(here, keys):
@@ -111,20 +269,103 @@ def test_the_addresses_to_publish_are_those_the_world_can_reach(here, ipv4, ipv6
     assert set(hosts) <= {"mx.example.com."}
 
 
+EVERYTHING = {
+    "spf": "mx ip4:192.0.2.0/24 include:_spf.elsewhere.example ~all",
+    "dmarc": {"policy": "reject", "reports": "user1@example.com"},
+    "tls_reports": "user1@example.com",
+    "web": "www.example.net",
+    "mta_sts": "testing",
+    "dane": True,
+    "addresses": ["203.0.113.9", "2001:db8::9"],
+    "nameservers": ["ns1.provider.example", "ns2.provider.example"],
+}
+
+
+@pytest.fixture(params=["plain", "everything"])
+def any_here(request, here, certificate):
+    """The machine without any option of DNS and with all of them."""
+    if request.param == "everything":
+        tls = {"cert": certificate, "key": certificate}
+        here["__pillar__"]["mailsrv"] = {"dns": EVERYTHING, "tls": tls}
+    return here
+
+
 @pytest.mark.parametrize("domain", ["example.com", "test.com"])
-def test_name_servers_load_the_zone(here, load_zone, domain):
+def test_name_servers_load_the_zone(any_here, load_zone, domain):
     load_zone(domain, mailsrv.zone(domain))
 
 
-def test_a_zone_file_says_what_the_records_say(here):
-    zone = dns.zone.from_text(mailsrv.zone("test.com"))
-    for record in mailsrv.dns("test.com")["test.com"]:
+@pytest.mark.parametrize("bits", [1024, 2048, 3072, 4096])
+def test_name_servers_load_the_zone_with_keys_of_every_size(here, load_zone, keys, tmp_path, bits):
+    (tmp_path / "test.com/mailsrv.private").write_text(keys[bits][0])
+    load_zone("test.com", mailsrv.zone("test.com"))
+
+
+@pytest.mark.parametrize("domain", ["example.com", "test.com"])
+def test_a_zone_file_says_what_the_records_say(any_here, domain):
+    zone = dns.zone.from_text(mailsrv.zone(domain))
+    ours = [r for r in mailsrv.dns(domain)[domain] if r["name"].endswith(f"{domain}.")]
+    assert {record["type"] for record in ours} >= {"MX", "TXT", "SRV"}
+    for record in ours:
         name = dns.name.from_text(record["name"]).relativize(zone.origin)
         (rdata,) = zone.find_rdataset(name, record["type"])
         if record["type"] == "TXT":
             assert b"".join(rdata.strings).decode() == record["value"]
         else:
             assert rdata.to_text(origin=zone.origin, relativize=False) == record["value"]
+
+
+def test_what_belongs_into_another_zone_is_a_comment(any_here):
+    lines = mailsrv.zone("example.com").splitlines()
+    reverse = [line for line in lines if "arpa" in line]
+    assert len(reverse) == 2
+    assert all(line.startswith("; in another zone: ") for line in reverse)
+    assert "another zone" not in mailsrv.zone("test.com")
+
+
+def test_name_servers_of_the_pillar_stand_in_the_zone(here):
+    placeholder = "; SOA and NS: put your own name servers here"
+    assert placeholder in mailsrv.zone("test.com")
+    here["__pillar__"]["mailsrv"] = {"dns": {"nameservers": EVERYTHING["nameservers"]}}
+    text = mailsrv.zone("test.com")
+    assert placeholder not in text
+    zone = dns.zone.from_text(text, relativize=False)
+    names = [f"{name}." for name in EVERYTHING["nameservers"]]
+    assert [str(ns.target) for ns in zone.get_rdataset("test.com.", "NS")] == names
+    assert str(zone.get_soa().mname) == names[0]
+
+
+def test_the_files_for_the_web_host_are_those_that_the_records_lead_to(here):
+    here["__pillar__"]["mailsrv"] = {"dns": {"web": "www.example.net", "mta_sts": "testing"}}
+    files = mailsrv.web()
+    assert list(files) == ["example.com", "test.com"]
+    assert mailsrv.web("test.com") == {"test.com": files["test.com"]}
+    aliases = values(mailsrv.dns(), "test.com", "CNAME")
+    assert {f"{url.split('/')[2]}." for url in files["test.com"]} == set(aliases)
+    policy = files["test.com"]["https://mta-sts.test.com/.well-known/mta-sts.txt"]
+    assert policy == (
+        "version: STSv1\r\nmode: testing\r\nmx: mx.example.com\r\nmax_age: 604800\r\n"
+    )
+
+
+def test_the_settings_for_mail_clients_are_those_that_the_srv_records_say(here):
+    here["__pillar__"]["mailsrv"] = {"dns": {"web": "www.example.net"}}
+    text = mailsrv.web("test.com")["test.com"]["https://autoconfig.test.com/mail/config-v1.1.xml"]
+    provider = ElementTree.fromstring(text).find("emailProvider")
+    assert provider.findtext("domain") == "test.com"
+    servers = [*provider.iter("incomingServer"), *provider.iter("outgoingServer")]
+    found = [(s.get("type"), s.findtext("port"), s.findtext("socketType")) for s in servers]
+    assert found == [("imap", "993", "SSL"), ("pop3", "995", "SSL"), ("smtp", "465", "SSL")]
+    assert {s.findtext("hostname") for s in servers} == {"mx.example.com"}
+    assert {s.findtext("username") for s in servers} == {"%EMAILADDRESS%"}
+
+
+def test_without_a_web_host_there_are_no_files_to_serve(here):
+    with pytest.raises(CommandExecutionError) as raised:
+        mailsrv.web()
+    assert str(raised.value) == (
+        "mailsrv.web: no host serves these files; name one in mailsrv:dns:web"
+    )
 
 
 def test_without_a_domain_the_zones_stand_one_after_the_other(here):
