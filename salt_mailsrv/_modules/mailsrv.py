@@ -52,14 +52,23 @@ ARCHIVE = {
     "source_hash": re.compile(r"(sha256=)?[0-9a-f]{64}|(sha512=)?[0-9a-f]{128}"),
 }
 KEYS = {
-    "mailsrv": ("hostname", *SEED_KEYS, "aliases", "quota", "tls", "dkim", "passwords"),
+    "mailsrv": (
+        "hostname",
+        *SEED_KEYS,
+        "aliases",
+        "quota",
+        "tls",
+        "dkim",
+        "spam_filter",
+        "passwords",
+    ),
     "tls": ("cert", "key"),
-    "dkim": ("signer", "selector", "bits", "archive"),
+    "dkim": ("signer", "selector", "bits", "ed25519", "archive"),
     "archive": tuple(ARCHIVE),
     "passwords": ("rounds",),
     "account": ("address", "password", "hash", "quota", "send_as"),
 }
-SIGNERS = ("dkimproxy", "dkimsign")
+SIGNERS = ("dkimproxy", "dkimsign", "rspamd")
 
 
 def __virtual__():
@@ -191,15 +200,15 @@ def hashes(pillar, key_file, standing, rounds):
     return result
 
 
-def records(model, public_keys, addresses):
+def records(model, published, addresses):
     """
     The DNS records that the model's domains need.
 
     model
         What :func:`model` returns.
 
-    public_keys
-        The public DKIM keys by domain, base64.
+    published
+        The values of the DKIM records by domain: dictionaries by selector.
 
     addresses
         The IPv4 and IPv6 addresses of the mail host, text.
@@ -213,14 +222,15 @@ def records(model, public_keys, addresses):
 
         salt-call mailsrv.dns
     """
-    hostname, selector = model["hostname"], model["dkim"]["selector"]
+    hostname = model["hostname"]
     result = {}
     for domain in model["domains"]:
         result[domain] = [
             _record(domain, "MX", f"10 {hostname}."),
             _record(domain, "TXT", "v=spf1 mx -all"),
-            _record(
-                f"{selector}._domainkey.{domain}", "TXT", __salt__["dkim.txt"](public_keys[domain])
+            *(
+                _record(f"{selector}._domainkey.{domain}", "TXT", value)
+                for selector, value in published[domain].items()
             ),
             _record(f"_dmarc.{domain}", "TXT", "v=DMARC1; p=quarantine"),
         ]
@@ -346,7 +356,7 @@ def dns(domain=None):
             f"mailsrv.dns: {domain!r} is not one of the pillar's domains: "
             f"{', '.join(here['domains'])}"
         )
-    result = records(here, _public_keys(here), _addresses())
+    result = records(here, _published(here), _addresses())
     return result if domain is None else {domain: result[domain]}
 
 
@@ -407,7 +417,7 @@ def _read(pillar, fqdn, facts):
     aliases = _aliases(settings, domains, accounts, faults)
     names = _aliases_of(aliases)
     hostname = _hostname(settings, fqdn, domains, faults, notes)
-    return {
+    model = {
         "hostname": hostname,
         "domains": domains,
         "accounts": [
@@ -422,9 +432,12 @@ def _read(pillar, fqdn, facts):
         "quota": _quota(settings, "mailsrv:quota", faults),
         "tls": _tls(settings, hostname, facts, faults),
         "dkim": _dkim(settings, domains, facts, faults),
+        "spam_filter": _switch(settings, "spam_filter", "mailsrv:spam_filter", faults),
         "passwords": _passwords(settings, facts, faults),
         "notes": notes,
-    }, faults
+    }
+    model["rspamd"] = model["spam_filter"] or model["dkim"]["signer"] == "rspamd"
+    return model, faults
 
 
 def _settings(pillar, faults):
@@ -548,6 +561,14 @@ def _quota(section, path, faults):
         return quota
     faults.append(f"{path}: {_show(quota)} is not a size; write it like 500M or 2G")
     return None
+
+
+def _switch(section, name, path, faults):
+    value = section.get(name)
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    faults.append(f"{path}: {_show(value)} is no switch; write true or false")
+    return False
 
 
 def _send_as(entry, path, domains, faults):
@@ -726,7 +747,7 @@ def _dkim(settings, domains, facts, faults):
     if dkim["signer"] not in SIGNERS:
         faults.append(
             f"mailsrv:dkim:signer: {_show(dkim['signer'])} is not a signer; "
-            f"choose {' or '.join(SIGNERS)}"
+            f"choose {', '.join(SIGNERS[:-1])} or {SIGNERS[-1]}"
         )
     selector = dkim["selector"]
     if not isinstance(selector, str) or not all(map(LABEL.fullmatch, selector.split("."))):
@@ -738,6 +759,18 @@ def _dkim(settings, domains, facts, faults):
         faults.append(
             f"mailsrv:dkim:bits: {_show(dkim['bits'])} is no key length; "
             "write the number 1024, 2048, 3072 or 4096"
+        )
+    path = "mailsrv:dkim:ed25519"
+    dkim["ed25519"] = _switch(given, "ed25519", path, faults)
+    if dkim["ed25519"] and dkim["signer"] == "dkimproxy":
+        faults.append(
+            f"{path}: dkimproxy cannot sign with Ed25519; choose dkimsign or rspamd as the "
+            "signer, or leave it out"
+        )
+    if dkim["ed25519"] and len(str(selector).rpartition(".")[2]) > 63 - len("-ed25519"):
+        faults.append(
+            f"{path}: {_show(selector)} is too long a selector to have -ed25519 put behind it; "
+            "choose a shorter one"
         )
     path = "mailsrv:dkim:archive"
     archive = _section(given, "archive", path, faults) or facts["dkim"]["archive"]
@@ -755,25 +788,39 @@ def _dkim(settings, domains, facts, faults):
 
 def _keys(dkim, domains, facts):
     """
-    One key per domain; one for all with dkimsign, which holds a single key per process.
+    One key per domain and algorithm; one for all domains with dkimsign, which holds a single key
+    per process.
 
     Whoever changes the signer keeps the keys, and with them the DNS records: the shared key is
     adopted by each domain, the first domain's key by all of them.
     """
-    directory, selector = facts["dkim"]["directory"], dkim["selector"]
+    keys = _keys_of("rsa", dkim["selector"], dkim["signer"], domains, facts)
+    if dkim["ed25519"]:
+        keys += _keys_of("ed25519", f"{dkim['selector']}-ed25519", dkim["signer"], domains, facts)
+    return keys
+
+
+def _keys_of(algorithm, selector, signer, domains, facts):
+    directory = facts["dkim"]["directory"]
     shared = f"{directory}/{selector}.private"
     own = {domain: f"{directory}/{domain}/{selector}.private" for domain in domains}
     # The 2015 formula's keys, adopted where they are published under the selector that is wanted.
     seed = facts["dkim"]["seed_key"] if selector == facts["dkim"]["seed_selector"] else ""
-    if dkim["signer"] == "dkimsign":
+    if signer == "dkimsign":
         keys = [(domains, shared, [own.get(domain) for domain in domains[:1]])]
     else:
         keys = [([domain], own[domain], [shared]) for domain in domains]
     return [
         {
             "domains": names,
+            "selector": selector,
+            "algorithm": algorithm,
             "private": private,
             "public": private.removesuffix("private") + "public",
+            # What rspamd reads instead of the PEM.
+            "bare": private.removesuffix("private") + "bare"
+            if (algorithm, signer) == ("ed25519", "rspamd")
+            else "",
             "adopt": ([seed.format(domain=names[0])] if seed and names else []) + adopt,
         }
         for names, private, adopt in keys
@@ -871,17 +918,19 @@ def _standing(paths):
     return result
 
 
-def _public_keys(here):
-    result = {}
+def _published(here):
+    """The values of the DKIM records by domain and selector, from the keys of this machine."""
+    result = {domain: {} for domain in here["domains"]}
     for key in here["dkim"]["keys"]:
         try:
             with open(key["private"], encoding="ascii") as file:
-                public = __salt__["dkim.public_key"](file.read())
+                value = __salt__["dkim.txt"](__salt__["dkim.public_key"](file.read()))
         except FileNotFoundError:
             raise CommandExecutionError(
                 f"{key['private']} is not there yet; salt-call state.apply mailsrv.genkeys makes it"
             ) from None
-        result.update(dict.fromkeys(key["domains"], public))
+        for domain in key["domains"]:
+            result[domain][key["selector"]] = value
     return result
 
 

@@ -6,7 +6,7 @@ import dns.zone
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
-from saltext.mailsrv.modules import mailsrv
+from saltext.mailsrv.modules import dkim, mailsrv
 
 ADDRESSES = ["192.0.2.1", "2001:db8::1"]
 
@@ -36,14 +36,15 @@ def values(records, domain, kind):
     return {r["name"]: r["value"] for r in records[domain] if r["type"] == kind}
 
 
-def test_every_domain_has_mx_spf_dkim_and_dmarc(model, keys):
-    public = {"example.com": keys[1024][1], "test.com": keys[2048][1]}
-    records = mailsrv.records(model(selector="s1"), public, ADDRESSES)
+def test_every_domain_has_mx_spf_dkim_and_dmarc(model):
+    published = {"example.com": {"s1": "one", "s2": "two"}, "test.com": {"s1": "three"}}
+    records = mailsrv.records(model(), published, ADDRESSES)
     for domain in ("example.com", "test.com"):
         assert values(records, domain, "MX") == {f"{domain}.": "10 mx.example.com."}
         txt = values(records, domain, "TXT")
         assert txt[f"{domain}."] == "v=spf1 mx -all"
-        assert txt[f"s1._domainkey.{domain}."] == f"v=DKIM1; k=rsa; t=s; p={public[domain]}"
+        for selector, value in published[domain].items():
+            assert txt[f"{selector}._domainkey.{domain}."] == value
         assert txt[f"_dmarc.{domain}."].startswith("v=DMARC1; p=")
 
 
@@ -57,9 +58,9 @@ def test_every_domain_has_mx_spf_dkim_and_dmarc(model, keys):
         (["example.com", "test.com"], "mx.notexample.com", []),
     ],
 )
-def test_the_hosts_addresses_stand_in_the_zones_it_is_in(model, keys, domains, hostname, zones):
-    public = dict.fromkeys(domains, keys[1024][1])
-    records = mailsrv.records(model(domains, hostname), public, ADDRESSES)
+def test_the_hosts_addresses_stand_in_the_zones_it_is_in(model, domains, hostname, zones):
+    published = {domain: {} for domain in domains}
+    records = mailsrv.records(model(domains, hostname), published, ADDRESSES)
     for domain in domains:
         v4, v6 = ({f"{hostname}.": a} if domain in zones else {} for a in ADDRESSES)
         assert values(records, domain, "A") == v4
@@ -74,6 +75,18 @@ def test_dns_reads_the_public_keys_of_this_machine(here, keys):
         value = values(found, domain, "TXT")[f"mailsrv._domainkey.{domain}."]
         assert value.endswith(f"p={keys[bits][1]}")
     assert mailsrv.dns("test.com") == {"test.com": found["test.com"]}
+
+
+def test_both_algorithms_are_published_each_under_its_selector(here, tmp_path, load_zone):
+    here["__pillar__"]["mailsrv"] = {"dkim": {"signer": "rspamd", "ed25519": True}}
+    pairs = {domain: dkim.generate(algorithm="ed25519") for domain in ("example.com", "test.com")}
+    for domain, (private, _) in pairs.items():
+        (tmp_path / domain / "mailsrv-ed25519.private").write_text(private)
+    for domain, (_, public) in pairs.items():
+        txt = values(mailsrv.dns(), domain, "TXT")
+        assert txt[f"mailsrv-ed25519._domainkey.{domain}."] == dkim.txt(public)
+        assert "; k=rsa; " in txt[f"mailsrv._domainkey.{domain}."]
+    load_zone("test.com", mailsrv.zone("test.com"))
 
 
 def test_dns_names_the_domains_it_knows(here):
