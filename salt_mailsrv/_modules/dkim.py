@@ -1,5 +1,5 @@
 """
-DKIM keys (RFC 6376) and the DNS records that publish them.
+DKIM keys, RSA (RFC 6376) and Ed25519 (RFC 8463), and the DNS records that publish them.
 
 Pure functions of their arguments: no pillar, no file, no network. Keys on disk are the work of the
 state :mod:`dkim.key_present`.
@@ -11,18 +11,23 @@ import binascii
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 try:
-    from Crypto.PublicKey import RSA
+    from Crypto.PublicKey import ECC, RSA
 except ImportError:
     try:
-        from Cryptodome.PublicKey import RSA  # what Salt's own packages bring
+        from Cryptodome.PublicKey import ECC, RSA  # what Salt's own packages bring
     except ImportError:
-        RSA = None
+        ECC = RSA = None
 
 __virtualname__ = "dkim"
 
 # RFC 8301: signers use 1024 bits at least and should use 2048; verifiers take up to 4096.
 MIN_BITS = 1024
 MAX_BITS = 4096
+
+ALGORITHMS = ("rsa", "ed25519")
+
+# RFC 8032, section 5.1.5: a private key and a public key of Ed25519 have this many octets.
+ED25519_LENGTH = 32
 
 # RFC 1035, section 3.3.14: a TXT record is made of strings of at most 255 octets.
 MAX_STRING = 255
@@ -33,15 +38,20 @@ def __virtual__():
     return __virtualname__
 
 
-def generate(bits=2048):
+def generate(bits=2048, algorithm="rsa"):
     """
-    Make an RSA key pair with the exponent 65537.
+    Make a key pair.
 
     bits
-        Length of the key: 1024, 2048 (the default), 3072 or 4096.
+        Length of an RSA key: 1024, 2048 (the default), 3072 or 4096; its exponent is 65537. An
+        Ed25519 key has one length only.
 
-    Returns ``[private, public]``: the private key as PEM text, the public key as the base64 text of
-    its SubjectPublicKeyInfo, without newlines, as ``p=`` wants it (RFC 6376, section 3.6.1).
+    algorithm
+        ``rsa`` (the default) or ``ed25519``.
+
+    Returns ``[private, public]``: the private key as PEM text, Ed25519 as PKCS#8; the public key as
+    base64 text without newlines, as ``p=`` wants it: of RSA the SubjectPublicKeyInfo (RFC 6376,
+    section 3.6.1), of Ed25519 the bare 32 octets (RFC 8463, section 4).
 
     CLI Example:
 
@@ -49,7 +59,12 @@ def generate(bits=2048):
 
         salt-call dkim.generate
         salt-call dkim.generate 4096
+        salt-call dkim.generate algorithm=ed25519
     """
+    if algorithm not in ALGORITHMS:
+        raise SaltInvocationError(
+            f"dkim.generate: algorithm={algorithm!r} is not {' or '.join(ALGORITHMS)}"
+        )
     if isinstance(bits, bool) or not isinstance(bits, int):
         raise SaltInvocationError(f"dkim.generate: bits must be a number, not {bits!r}")
     if not MIN_BITS <= bits <= MAX_BITS or bits % 256:
@@ -57,7 +72,11 @@ def generate(bits=2048):
             f"dkim.generate: bits={bits} is not 1024, 2048, 3072 or 4096 "
             f"(or another multiple of 256 between them)"
         )
-    private = _rsa().generate(bits, e=65537).export_key("PEM").decode("ascii")
+    _library()
+    if algorithm == "ed25519":
+        private = ECC.generate(curve="Ed25519").export_key(format="PEM")
+    else:
+        private = RSA.generate(bits, e=65537).export_key("PEM").decode("ascii")
     return [private, public_key(private)]
 
 
@@ -66,7 +85,7 @@ def public_key(private):
     The public half of a private key.
 
     private
-        An RSA key as PEM text, PKCS#1 or PKCS#8.
+        A key as PEM text: RSA, PKCS#1 or PKCS#8, or Ed25519, PKCS#8.
 
     Returns base64 text without newlines, as ``p=`` wants it. Raises ``SaltInvocationError`` where
     the text holds no such key; the text is not repeated in the error.
@@ -77,7 +96,23 @@ def public_key(private):
 
         salt-call dkim.public_key "$(cat /etc/mail/dkim/example.com/mailsrv.private)"
     """
-    return base64.b64encode(_load(private).public_key().export_key("DER")).decode("ascii")
+    key = _load(private).public_key()
+    der = key.export_key(format="DER")
+    # The octets themselves are the last thing in Ed25519's SubjectPublicKeyInfo (RFC 8410).
+    return _base64(der if isinstance(key, RSA.RsaKey) else der[-ED25519_LENGTH:])
+
+
+def algorithm(private):
+    """
+    The algorithm of a private key given as PEM text: ``rsa`` or ``ed25519``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call dkim.algorithm "$(cat /etc/mail/dkim/example.com/mailsrv.private)"
+    """
+    return "rsa" if isinstance(_load(private), RSA.RsaKey) else "ed25519"
 
 
 def bits(private):
@@ -90,7 +125,29 @@ def bits(private):
 
         salt-call dkim.bits "$(cat /etc/mail/dkim/example.com/mailsrv.private)"
     """
-    return _load(private).n.bit_length()
+    key = _load(private)
+    return key.n.bit_length() if isinstance(key, RSA.RsaKey) else 8 * ED25519_LENGTH
+
+
+def bare(private):
+    """
+    An Ed25519 private key as the base64 text of its 32 octets (RFC 8032, section 5.1.5).
+
+    private
+        The key as PEM text, PKCS#8. Raises ``SaltInvocationError`` where it is none of Ed25519.
+
+    rspamd before 4.0 reads its key in this form alone.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call dkim.bare "$(cat /etc/mail/dkim/example.com/mailsrv-ed25519.private)"
+    """
+    key = _load(private)
+    if isinstance(key, RSA.RsaKey):
+        raise SaltInvocationError("dkim.bare: the key is RSA; rspamd reads that as it is")
+    return _base64(key.seed)
 
 
 def txt(public):
@@ -98,7 +155,7 @@ def txt(public):
     The value of the TXT record of a public key (RFC 6376, section 3.6.1), as one string.
 
     public
-        The public key, base64, as :func:`generate` returns it.
+        The public key, base64, as :func:`generate` returns it; its length tells the algorithm.
 
     CLI Example:
 
@@ -107,11 +164,13 @@ def txt(public):
         salt-call dkim.txt MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCB…
     """
     try:
-        if public != base64.b64encode(base64.b64decode(public, validate=True)).decode("ascii"):
+        key = base64.b64decode(public, validate=True)
+        if public != _base64(key):
             raise ValueError
     except (TypeError, ValueError, binascii.Error):
         raise SaltInvocationError("dkim.txt: the public key is not base64 on one line") from None
-    return f"v=DKIM1; k=rsa; t=s; p={public}"
+    kind = "ed25519" if len(key) == ED25519_LENGTH else "rsa"
+    return f"v=DKIM1; k={kind}; t=s; p={public}"
 
 
 def strings(value):
@@ -153,19 +212,24 @@ def record(selector, public):
 
 
 def _load(private):
-    try:
-        key = _rsa().import_key(private)
-        if key.has_private():
+    _library()
+    for read in (RSA.import_key, ECC.import_key):
+        try:
+            key = read(private)
+        except (ValueError, IndexError, TypeError, AttributeError):
+            continue
+        if key.has_private() and getattr(key, "curve", "Ed25519") == "Ed25519":
             return key
-    except (ValueError, IndexError, TypeError):
-        pass
-    raise SaltInvocationError("dkim: the text is not an RSA private key in PEM form")
+    raise SaltInvocationError("dkim: the text is not an RSA or Ed25519 private key in PEM form")
 
 
-def _rsa():
+def _library():
     if RSA is None:
         raise CommandExecutionError(
             "dkim: the Python library pycryptodome is missing where Salt runs; install it with: "
             "salt-pip install pycryptodome (or, in Salt's venv, pip install pycryptodome)"
         )
-    return RSA
+
+
+def _base64(octets):
+    return base64.b64encode(octets).decode("ascii")

@@ -5,6 +5,7 @@ Checks of the live machine and of live DNS: what the pillar promises against wha
 import collections
 import concurrent.futures
 import contextlib
+import email.utils
 import imaplib
 import ipaddress
 import os
@@ -61,6 +62,8 @@ def run():
     daemons = ["opensmtpd", "dovecot"]
     if model["dkim"]["signer"] == "dkimproxy":
         daemons.append("dkimproxy")
+    if model["rspamd"]:
+        daemons.append("rspamd")
     checks = {f"service {facts[name]['service']}": (_service, facts[name]) for name in daemons}
     checks |= {
         "port 25, SMTP with STARTTLS": (_smtp, 25),
@@ -305,7 +308,12 @@ def _managesieve(port):
 
 def _round_trip(address):
     subject = f"mailcheck {uuid.uuid4()}"
-    message = f"From: <{address}>\r\nTo: <{address}>\r\nSubject: {subject}\r\n"
+    name = email.utils.make_msgid(domain=address.partition("@")[2])
+    # Whole, or a spam filter would put it aside.
+    message = (
+        f"From: <{address}>\r\nTo: <{address}>\r\nSubject: {subject}\r\n"
+        f"Date: {email.utils.formatdate()}\r\nMessage-ID: {name}\r\n\r\nhello\r\n"
+    )
     with smtplib.SMTP(HOST, 25, timeout=TIMEOUT) as smtp:
         smtp.sendmail("", [address], message)
     # Dovecot's own IMAP process, logged in by root: no password is needed.

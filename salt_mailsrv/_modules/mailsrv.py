@@ -74,11 +74,12 @@ KEYS = {
         "tls",
         "dkim",
         "dns",
+        "spam_filter",
         "passwords",
     ),
     "srs": ("key",),
     "tls": ("cert", "key"),
-    "dkim": ("signer", "selector", "bits", "archive"),
+    "dkim": ("signer", "selector", "bits", "ed25519", "archive"),
     "archive": tuple(ARCHIVE),
     "dns": (
         *("spf", "dmarc", "tls_reports", "web", "mta_sts", "dane"),
@@ -88,7 +89,7 @@ KEYS = {
     "passwords": ("rounds",),
     "account": ("address", "password", "hash", "quota", "send_as"),
 }
-SIGNERS = ("dkimproxy", "dkimsign")
+SIGNERS = ("dkimproxy", "dkimsign", "rspamd")
 
 DMARC_POLICIES = ("none", "quarantine", "reject")
 MTA_STS_MODES = ("none", "testing", "enforce")
@@ -584,7 +585,7 @@ def _read_anew(pillar, fqdn, facts):
     names = _aliases_of(aliases)
     hostname = _hostname(settings, fqdn, domains, faults, notes)
     mailboxes = [account["address"] for account in accounts]
-    return {
+    model = {
         "hostname": hostname,
         "domains": domains,
         "accounts": [
@@ -609,9 +610,12 @@ def _read_anew(pillar, fqdn, facts):
         "tls": (tls := _tls(settings, hostname, facts, faults)),
         "dkim": _dkim(settings, domains, facts, faults),
         "dns": _dns(settings, domains, hostname, tls, {*mailboxes, *aliases}, faults),
+        "spam_filter": _switch(settings, "spam_filter", "mailsrv:spam_filter", faults),
         "passwords": _passwords(settings, facts, faults),
         "notes": notes,
-    }, faults
+    }
+    model["rspamd"] = model["spam_filter"] or model["dkim"]["signer"] == "rspamd"
+    return model, faults
 
 
 def _settings(pillar, faults):
@@ -777,6 +781,14 @@ def _srs(settings, faults):
             "write letters, digits and . _ -, quoted"
         )
     return {"key": key}
+
+
+def _switch(section, name, path, faults):
+    value = section.get(name)
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    faults.append(f"{path}: {_show(value)} is no switch; write true or false")
+    return False
 
 
 def _send_as(entry, path, domains, faults):
@@ -960,7 +972,7 @@ def _dkim(settings, domains, facts, faults):
     if dkim["signer"] not in SIGNERS:
         faults.append(
             f"mailsrv:dkim:signer: {_show(dkim['signer'])} is not a signer; "
-            f"choose {' or '.join(SIGNERS)}"
+            f"choose {', '.join(SIGNERS[:-1])} or {SIGNERS[-1]}"
         )
     selector = dkim["selector"]
     if not isinstance(selector, str) or not all(map(LABEL.fullmatch, selector.split("."))):
@@ -972,6 +984,18 @@ def _dkim(settings, domains, facts, faults):
         faults.append(
             f"mailsrv:dkim:bits: {_show(dkim['bits'])} is no key length; "
             "write the number 1024, 2048, 3072 or 4096"
+        )
+    path = "mailsrv:dkim:ed25519"
+    dkim["ed25519"] = _switch(given, "ed25519", path, faults)
+    if dkim["ed25519"] and dkim["signer"] == "dkimproxy":
+        faults.append(
+            f"{path}: dkimproxy cannot sign with Ed25519; choose dkimsign or rspamd as the "
+            "signer, or leave it out"
+        )
+    if dkim["ed25519"] and len(str(selector).rpartition(".")[2]) > 63 - len("-ed25519"):
+        faults.append(
+            f"{path}: {_show(selector)} is too long a selector to have -ed25519 put behind it; "
+            "choose a shorter one"
         )
     path = "mailsrv:dkim:archive"
     archive = _section(given, "archive", path, faults) or facts["dkim"]["archive"]
@@ -989,17 +1013,25 @@ def _dkim(settings, domains, facts, faults):
 
 def _keys(dkim, domains, facts):
     """
-    One key per domain; one for all with dkimsign, which holds a single key per process.
+    One key per domain and algorithm; one for all domains with dkimsign, which holds a single key
+    per process.
 
     Whoever changes the signer keeps the keys, and with them the DNS records: the shared key is
     adopted by each domain, the first domain's key by all of them.
     """
-    directory, selector = facts["dkim"]["directory"], dkim["selector"]
+    keys = _keys_of("rsa", dkim["selector"], dkim["signer"], domains, facts)
+    if dkim["ed25519"]:
+        keys += _keys_of("ed25519", f"{dkim['selector']}-ed25519", dkim["signer"], domains, facts)
+    return keys
+
+
+def _keys_of(algorithm, selector, signer, domains, facts):
+    directory = facts["dkim"]["directory"]
     shared = f"{directory}/{selector}.private"
     own = {domain: f"{directory}/{domain}/{selector}.private" for domain in domains}
     # The 2015 formula's keys, adopted where they are published under the selector that is wanted.
     seed = facts["dkim"]["seed_key"] if selector == facts["dkim"]["seed_selector"] else ""
-    if dkim["signer"] == "dkimsign":
+    if signer == "dkimsign":
         keys = [(domains, shared, [own.get(domain) for domain in domains[:1]])]
     else:
         keys = [([domain], own[domain], [shared]) for domain in domains]
@@ -1007,8 +1039,13 @@ def _keys(dkim, domains, facts):
         {
             "domains": names,
             "selector": selector,
+            "algorithm": algorithm,
             "private": private,
             "public": private.removesuffix("private") + "public",
+            # What rspamd reads instead of the PEM.
+            "bare": private.removesuffix("private") + "bare"
+            if (algorithm, signer) == ("ed25519", "rspamd")
+            else "",
             "adopt": ([seed.format(domain=names[0])] if seed and names else []) + adopt,
         }
         for names, private, adopt in keys

@@ -21,13 +21,24 @@ def __virtual__():
     return __virtualname__
 
 
-def key_present(name, selector, public, bits=2048, user="root", group=None, mode="0440", adopt=()):
+def key_present(
+    name,
+    selector,
+    public,
+    bits=2048,
+    algorithm="rsa",
+    user="root",
+    group=None,
+    mode="0440",
+    adopt=(),
+    bare=None,
+):
     """
     There is a DKIM key, and beside it the DNS record that publishes it.
 
     name
         The file of the private key, PEM. A key that is there is kept, whatever its size; a file
-        that holds no key is an error and stays as it is.
+        that holds no key of the algorithm is an error and stays as it is.
 
     selector
         The selector in the DNS record.
@@ -38,6 +49,9 @@ def key_present(name, selector, public, bits=2048, user="root", group=None, mode
     bits
         Length of a new RSA key. Default: 2048.
 
+    algorithm
+        ``rsa`` (the default) or ``ed25519``.
+
     user, group, mode
         Who owns the private key, and its permissions. Default: ``root``, the user's own group,
         ``0440``. The record is world-readable.
@@ -45,6 +59,10 @@ def key_present(name, selector, public, bits=2048, user="root", group=None, mode
     adopt
         Files of private keys, the first that exists is taken over (copied) instead of making a new
         key, so that what DNS shows of it stays true.
+
+    bare
+        A further file of an Ed25519 private key, one line of base64, for rspamd. It always follows
+        the private key and has its owner and permissions. Default: none.
 
     .. code-block:: yaml
 
@@ -57,33 +75,39 @@ def key_present(name, selector, public, bits=2048, user="root", group=None, mode
     """
     ret = {"name": name, "result": True, "changes": {}, "comment": "the key is present"}
     changes = ret["changes"]
+    label = f"RSA, {bits} bits" if algorithm == "rsa" else "Ed25519"
     try:
         source = next((path for path in (name, *adopt) if os.path.exists(path)), None)
-        private = _read(source) if source else None
+        private = _read(source, algorithm) if source else None
         if source != name:
-            changes["key"] = f"adopted from {source}" if source else f"RSA, {bits} bits, new"
+            changes["key"] = f"adopted from {source}" if source else f"{label}, new"
         if private is None and __opts__["test"]:
             changes["record"] = public
             ret.update(result=None, comment="the key would be made")
             return ret
         if private is None:
-            private = __salt__["dkim.generate"](bits)[0]
+            private = __salt__["dkim.generate"](bits, algorithm)[0]
         record = __salt__["dkim.record"](selector, __salt__["dkim.public_key"](private)) + "\n"
-        uid, gid = _ids(user, group, strict=not __opts__["test"])
-        if not changes and _owner(name) != (uid, gid, int(mode, 8)):
+        octets = __salt__["dkim.bare"](private) + "\n" if bare else None
+        owner = (*_ids(user, group, strict=not __opts__["test"]), int(mode, 8))
+        if not changes and _owner(name) != owner:
             changes["owner"] = f"{user}:{group or user} {mode}"
         if _content(public) != record:
             changes["record"] = public
+        if bare and (_content(bare) != octets or _owner(bare) != owner):
+            changes["bare"] = bare
         if not changes:
             return ret
         if __opts__["test"]:
             ret.update(result=None, comment="the key would be changed")
             return ret
         if "key" in changes:
-            _write(name, private, uid, gid, int(mode, 8))
+            _write(name, private, *owner)
         elif "owner" in changes:
-            os.chown(name, uid, gid)
-            os.chmod(name, int(mode, 8))
+            os.chown(name, *owner[:2])
+            os.chmod(name, owner[2])
+        if "bare" in changes:
+            _write(bare, octets, *owner)
         if "record" in changes:
             _write(public, record, 0, 0, 0o644)
     except (CommandExecutionError, SaltInvocationError, OSError) as exc:
@@ -93,16 +117,18 @@ def key_present(name, selector, public, bits=2048, user="root", group=None, mode
     return ret
 
 
-def _read(path):
+def _read(path, algorithm):
     with open(path, encoding="ascii", errors="replace") as file:
         private = file.read()
     try:
-        __salt__["dkim.public_key"](private)
+        if __salt__["dkim.algorithm"](private) == algorithm:
+            return private
     except SaltInvocationError:
-        raise CommandExecutionError(
-            f"{path} holds no RSA private key; move it away to have a new one made"
-        ) from None
-    return private
+        pass
+    kind = {"rsa": "RSA", "ed25519": "Ed25519"}[algorithm]
+    raise CommandExecutionError(
+        f"{path} holds no {kind} private key; move it away to have a new one made"
+    )
 
 
 def _content(path):

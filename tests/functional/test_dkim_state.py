@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from Crypto.PublicKey import RSA
+from Crypto.PublicKey import ECC, RSA
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0, reason="only root can give a key to the user that signs with it"
@@ -76,6 +76,69 @@ def test_a_key_and_its_record_are_made(present, key, record):
     assert record.read_text().startswith("s1._domainkey\tIN\tTXT\t( ")
     assert published(record) == f"v=DKIM1; k=rsa; t=s; p={public(key.read_text())}"
     assert {*os.listdir(key.parent)} == {key.name, record.name}
+
+
+@pytest.fixture
+def bare(key):
+    return key.with_suffix(".bare")
+
+
+def test_an_ed25519_key_is_made_with_the_form_that_rspamd_reads(present, key, record, bare):
+    ret = present(algorithm="ed25519", bare=str(bare))
+    assert ret["changes"] == {"key": "Ed25519, new", "record": str(record), "bare": str(bare)}
+    made = ECC.import_key(key.read_text())
+    assert base64.b64decode(bare.read_text(), validate=False) == made.seed
+    assert bare.read_text().count("\n") == 1
+    assert owner(key) == owner(bare) == (SIGNER, GROUP, 0o440)
+    assert published(record).startswith("v=DKIM1; k=ed25519; ")
+    assert present(algorithm="ed25519", bare=str(bare))["changes"] == {}
+
+
+@pytest.mark.parametrize("test", [False, True])
+@pytest.mark.parametrize("what", ["missing", "content", "owner", "mode"])
+def test_the_bare_form_follows_the_key(present, key, bare, what, test):
+    present(algorithm="ed25519", bare=str(bare))
+    right, private = bare.read_text(), key.read_text()
+    if what == "missing":
+        bare.unlink()
+    elif what == "content":
+        bare.write_text("AAAA\n")
+    elif what == "owner":
+        os.chown(bare, 0, 0)
+    else:
+        bare.chmod(0o644)
+    ret = present(algorithm="ed25519", bare=str(bare), test=test)
+    assert ret["result"] is (None if test else True)
+    assert ret["changes"] == {"bare": str(bare)}
+    if not test:
+        assert bare.read_text() == right
+        assert owner(bare) == (SIGNER, GROUP, 0o440)
+    assert key.read_text() == private
+
+
+@pytest.mark.parametrize("test", [False, True])
+@pytest.mark.parametrize(
+    ("there", "wanted", "kind"), [("rsa", "ed25519", "Ed25519"), ("ed25519", "rsa", "RSA")]
+)
+def test_a_key_of_the_other_algorithm_is_refused_and_stays(
+    present, key, tmp_path, there, wanted, kind, test
+):
+    present(algorithm=there)
+    private = key.read_text()
+    ret = present(algorithm=wanted, test=test)
+    assert (ret["result"], ret["changes"]) == (False, {})
+    assert ret["comment"] == (
+        f"{key}: {key} holds no {kind} private key; move it away to have a new one made"
+    )
+    assert key.read_text() == private
+
+
+def test_an_ed25519_key_is_adopted(present, key, tmp_path):
+    old = tmp_path / "old"
+    old.write_text(ECC.generate(curve="Ed25519").export_key(format="PEM"))
+    ret = present(algorithm="ed25519", adopt=[str(old)])
+    assert ret["changes"]["key"] == f"adopted from {old}"
+    assert key.read_text() == old.read_text() + "\n"
 
 
 def test_the_key_is_not_in_what_a_run_returns_and_logs(minion, key, record, caplog):

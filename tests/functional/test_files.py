@@ -1,4 +1,4 @@
-"""The files that the daemons read, on both systems, for both Dovecots and both signers."""
+"""The files that the daemons read, on both systems, for both Dovecots and every signer."""
 
 import contextlib
 import os
@@ -17,7 +17,17 @@ CASES = [
     ("Debian", "2.4", "dkimproxy"),
     ("FreeBSD", "2.3", "dkimproxy"),
     ("FreeBSD", "2.4", "dkimsign"),
+    ("Debian", "2.4", "rspamd"),
+    ("FreeBSD", "2.4", "rspamd"),
     ("FreeBSD", "2.4", "dkimproxy"),
+]
+# Every signer with every further choice that concerns it.
+SIGNING = [
+    {"dkim": {"signer": "dkimproxy"}, "spam_filter": True},
+    {"dkim": {"signer": "dkimsign"}, "spam_filter": True},
+    {"dkim": {"signer": "dkimsign", "ed25519": True}},
+    {"dkim": {"signer": "rspamd"}},
+    {"dkim": {"signer": "rspamd", "ed25519": True}, "spam_filter": True},
 ]
 DOVECOTS = {
     ("Debian", "2.3"): ("dovecot-core", "1:2.3.19.1+dfsg1-2.1+deb12u7"),
@@ -155,16 +165,109 @@ def test_a_machine_without_ipv6_does_not_listen_on_it(minion, written):
 
 def test_mail_is_signed_by_the_signer_of_the_pillar_and_only_once(case):
     text = case.files["smtpd.conf"]
-    port = {"dkimsign": "10028", "dkimproxy": "10027"}[case.signer]
+    port = {"dkimproxy": "10027"}.get(case.signer, "10028")
     relay = f'relay host "smtp+notls://127.0.0.1:{port}"'
     assert f'action "sign" {relay}' in conf(text)
     assert f'action "forward" {relay} srs' in conf(text)
-    filters = [line for line in conf(text) if re.search(r"\bfilter\b", line)]
-    assert len(filters) == {"dkimsign": 2, "dkimproxy": 0}[case.signer]
-    if case.signer == "dkimsign":
-        definition, listener = filters
-        assert " -d example.com -d test.com" in definition
-        assert listener.startswith("listen on 127.0.0.1 port 10028 ")
+    assert text.count(" filter sign ") == {"dkimproxy": 0}.get(case.signer, 1)
+    for line in conf(text):
+        if " filter sign " in line:
+            assert line.startswith("listen on 127.0.0.1 port 10028 ")
+
+
+@pytest.fixture(params=SIGNING, ids=repr)
+def signing(request, minion):
+    """The files with a signer and the further choices, by their last name; the choices."""
+
+    def files(system):
+        at = minion(system, "pillar.example").files(**request.param)
+        return {os.path.basename(name): text for name, text in at.items()}
+
+    return files, request.param
+
+
+@pytest.mark.parametrize("system", ["Debian", "FreeBSD"])
+def test_dkimsign_is_a_chain_of_a_filter_for_each_algorithm(minion, system):
+    dkim = {"signer": "dkimsign", "ed25519": True}
+    lines = conf(minion(system, "pillar.example").files(dkim=dkim)[CONF[system]])
+    filters = [line for line in lines if line.startswith("filter ")]
+    assert filters[2:] == ['filter sign chain { "mailsrv", "mailsrv-ed25519" }']
+    for line, selector, algorithm in zip(
+        filters, ("mailsrv", "mailsrv-ed25519"), ("rsa", "ed25519"), strict=False
+    ):
+        assert line.startswith(f'filter "{selector}" proc-exec "filter-dkimsign ')
+        assert f" -a {algorithm}-sha256 -c relaxed/relaxed -s {selector} " in line
+        assert f'/{selector}.private -d example.com -d test.com" user _dkimsign' in line
+
+
+CONF = {"Debian": "/etc/smtpd.conf", "FreeBSD": "/usr/local/etc/mail/smtpd.conf"}
+
+
+@pytest.mark.parametrize("system", ["Debian", "FreeBSD"])
+def test_mail_from_outside_alone_goes_through_the_spam_filter(signing, system):
+    files, mailsrv = signing
+    lines = conf(files(system)["smtpd.conf"])
+    filtered = [line for line in lines if " filter spam " in line and line.startswith("listen ")]
+    assert len(filtered) == (2 if mailsrv.get("spam_filter") else 0)
+    assert all(" port 25 " in line for line in filtered)
+    program = {"Debian": "filter-rspamd", "FreeBSD": "opensmtpd-filter-rspamd"}[system]
+    rspamd = [line for line in lines if "rspamd" in line]
+    url = f'proc-exec "{program} -url http://127.0.0.1:11333 -settings-id'
+    wanted = [f'filter sign {url} signing"'] * (mailsrv["dkim"]["signer"] == "rspamd")
+    wanted += [f'filter spam {url} incoming"'] * mailsrv.get("spam_filter", False)
+    assert rspamd == wanted
+
+
+def section(text, name):
+    """A section of rspamd.conf at its top level, without comments."""
+    found = re.search(rf"^{name} {{$(.*?)^}}$", text, re.M | re.S)
+    return conf(found[1]) if found else []
+
+
+@pytest.mark.parametrize("system", ["Debian", "FreeBSD"])
+def test_rspamd_signs_each_domain_with_each_of_its_keys(minion, system):
+    dkim = {"signer": "rspamd", "ed25519": True}
+    machine = minion(system, "pillar.example")
+    files = machine.files(dkim=dkim)
+    (text,) = [text for name, text in files.items() if name.endswith("/rspamd.conf")]
+    paths = re.findall(r'selector = "([^"]+)"; path = "([^"]+)";', text)
+    keys = [chunk for chunk in machine.low(dkim=dkim) if chunk["state"] == "dkim"]
+    read = {(key["selector"], machine.bare(key.get("bare", key["name"]))) for key in keys}
+    assert len(paths) == 4
+    assert {*paths} == read
+    assert all(path.endswith(".bare") == selector.endswith("-ed25519") for selector, path in paths)
+    assert 'return domain or "example.com"' in section(text, "dkim_signing")
+
+
+def test_rspamd_is_reached_from_this_machine_alone_and_has_no_web_interface(signing):
+    files, mailsrv = signing
+    text = files("Debian").get("rspamd.conf", "")
+    assert bool(text) == (mailsrv["dkim"]["signer"] == "rspamd" or "spam_filter" in mailsrv)
+    assert re.findall(r'^worker "(.*)"', text, re.M) == (["normal"] if text else [])
+    assert re.findall(r"bind_socket = (.*);", text) == (['"127.0.0.1:11333"'] if text else [])
+    assert "password" not in "".join(conf(text))
+
+
+def test_rspamd_does_what_it_is_there_for_and_nothing_else(signing):
+    files, mailsrv = signing
+    text = files("Debian").get("rspamd.conf", "")
+    signs = mailsrv["dkim"]["signer"] == "rspamd"
+    assert ("enabled = false;" in section(text, "dkim_signing")) == (bool(text) and not signs)
+    assert bool(section(text, "force_actions")) == signs
+    assert bool(section(text, "milter_headers")) == mailsrv.get("spam_filter", False)
+    settings = section(text, "settings")
+    assert ('id = "signing";' in settings) == signs
+    assert ('id = "incoming";' in settings) == mailsrv.get("spam_filter", False)
+
+
+def test_rspamd_takes_the_configuration(signing, minion, program):
+    files, _ = signing
+    rspamadm = program("rspamadm")
+    if not files("Debian").get("rspamd.conf"):
+        pytest.skip("without rspamd")
+    file = minion("Debian", "pillar.example").at("/etc/rspamd/rspamd.conf")
+    ran = subprocess.run([rspamadm, "configtest", "-s", "-c", file], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (0, "syntax OK\n")
 
 
 def test_the_first_rule_that_matches_is_the_right_one(case):
@@ -234,23 +337,34 @@ mailsrv:
 """.replace("HASH", "a" * 86)
 
 
+def smtpd_says(program, made, machine, **mailsrv):
+    smtpd = program("smtpd")
+    if os.geteuid():
+        pytest.skip("smtpd takes a TLS key of root's alone, and this is not root")
+    machine.write(**mailsrv)
+    for state in ("mailsrv-tls-self-signed", "mailsrv-genkeys-srs-key"):
+        made(machine, state, **mailsrv)
+    machine.at("/etc/aliases").write_text("postmaster: root\n")
+    file = machine.at("/etc/smtpd.conf")
+    return subprocess.run([smtpd, "-n", "-f", file], capture_output=True, text=True).stderr
+
+
+@pytest.mark.parametrize("mailsrv", SIGNING, ids=repr)
+def test_smtpd_takes_every_signer_and_filter(minion, made, program, mailsrv):
+    machine = minion("Debian", "pillar.example", id="filters")
+    assert smtpd_says(program, made, machine, **mailsrv) == "configuration OK\n"
+
+
 @pytest.mark.parametrize(
     ("text", "signer"),
     [(None, "dkimsign"), (None, "dkimproxy"), (NOBODY, "dkimsign"), (STRANGE, "dkimsign")],
     ids=["dkimsign", "dkimproxy", "nobody", "strange"],
 )
 def test_smtpd_takes_the_configuration(written, made, program, pillar, text, signer):
-    smtpd = program("smtpd")
-    if os.geteuid():
-        pytest.skip("smtpd takes a TLS key of root's alone, and this is not root")
     dovecot = {"dkimsign": "2.3", "dkimproxy": "2.4"}[signer]
     case = written("Debian", dovecot, signer, pillar(text) if text else "pillar.example")
-    for state in ("mailsrv-tls-self-signed", "mailsrv-genkeys-srs-key"):
-        made(case.machine, state, dkim={"signer": signer})
-    case.machine.at("/etc/aliases").write_text("postmaster: root\n")
-    file = case.machine.at("/etc/smtpd.conf")
-    ran = subprocess.run([smtpd, "-n", "-f", file], capture_output=True, text=True)
-    assert ran.stderr == "configuration OK\n"
+    said = smtpd_says(program, made, case.machine, dkim={"signer": signer})
+    assert said == "configuration OK\n"
 
 
 def test_strange_passwords_are_hashed_as_they_stand(written, pillar):

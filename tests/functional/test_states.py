@@ -3,7 +3,7 @@
 import pytest
 
 SYSTEMS = ["Debian", "FreeBSD"]
-SIGNERS = ["dkimproxy", "dkimsign"]
+SIGNERS = ["dkimproxy", "dkimsign", "rspamd"]
 SEED = "tests/functional/seed"
 SEED_SLS = ["mailsrv.genkeys", "mailsrv.opensmtpd", "mailsrv.dovecot", "mailsrv.dkimproxy"]
 
@@ -32,8 +32,11 @@ def named(low, *kind):
         ("pillar.example", {}),
         ("pillar.example", {"dkim": {"signer": "dkimproxy"}}),
         ("pillar.example", {"dkim": {"signer": "dkimsign"}}),
+        ("pillar.example", {"dkim": {"signer": "rspamd"}}),
+        ("pillar.example", {"dkim": {"signer": "rspamd", "ed25519": True}, "spam_filter": True}),
+        ("pillar.example", {"spam_filter": True}),
     ],
-    ids=["seed", "example", *SIGNERS],
+    ids=["seed", "example", *SIGNERS, "both", "filter"],
 )
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_the_whole_server_renders_and_every_requisite_is_met(minion, system, pillar, mailsrv):
@@ -48,10 +51,11 @@ def test_the_top_file_names_the_whole_server(minion, system):
     assert minion(system)("state.show_top") == {"base": ["mailsrv"]}
 
 
-@pytest.mark.parametrize("sls", ["mailsrv.tls", *SEED_SLS])
+@pytest.mark.parametrize("sls", ["mailsrv.tls", "mailsrv.rspamd", *SEED_SLS])
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_every_room_can_be_applied_alone(minion, system, sls):
-    settings = {"dkim": {"signer": "dkimproxy"}} if sls == "mailsrv.dkimproxy" else {}
+    signer = sls.removeprefix("mailsrv.")
+    settings = {"dkim": {"signer": signer}} if signer in SIGNERS else {}
     assert not dangling(minion(system).low(sls, **settings))
 
 
@@ -107,6 +111,21 @@ def test_the_mail_server_that_came_with_the_system_gives_way(minion, system, her
     machine = minion(system, services=("cron", *here))
     assert named(machine.low(), "service", "dead") == set(here)
     assert not any(machine.state(f"mailsrv-stock-mta-{name}")["enable"] for name in here)
+
+
+@pytest.mark.parametrize("spam_filter", [False, True])
+def test_rspamd_is_retired_where_it_neither_signs_nor_filters(minion, spam_filter):
+    machine = minion(services=("rspamd",))
+    low = machine.low(dkim={"signer": "dkimsign"}, spam_filter=spam_filter)
+    assert named(low, "service", "dead") == (set() if spam_filter else {"rspamd"})
+    assert ("rspamd" in named(low, "service", "running")) is spam_filter
+
+
+def test_smtpd_is_restarted_once_rspamd_answers(minion):
+    smtpd = minion().state("service: mailsrv-opensmtpd-service", spam_filter=True)
+    assert {"cmd": "mailsrv-rspamd-ready"} in smtpd["require"]
+    config = minion().state("mailsrv-rspamd-config", spam_filter=True)
+    assert config["check_cmd"] == "rspamadm configtest -c"
 
 
 def test_a_signer_of_before_is_retired_once_mail_goes_elsewhere(minion):

@@ -110,7 +110,7 @@ class Server:
 
     def smtp(self):
         """A connection from the world, to port 25."""
-        return self._connect(smtplib.SMTP, 25)
+        return self._connect(smtplib.SMTP, 25, local_hostname=self.lab.outside.fqdn)
 
     def deliver(self, recipients, sender="somebody@elsewhere.example", text="hello\n", **headers):
         """Send from the world to port 25; returns the subject, which is unique."""

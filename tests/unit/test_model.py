@@ -175,9 +175,10 @@ def test_each_system_has_a_signer_of_its_own(read, family, signer):
     assert (found["signer"], found["selector"], found["bits"]) == (signer, "mailsrv", 2048)
 
 
+@pytest.mark.parametrize("signer", ["dkimproxy", "rspamd"])
 @pytest.mark.parametrize("family", KEYS)
-def test_dkimproxy_signs_with_a_key_for_each_domain(read, family):
-    found = dkim(read, family, signer="dkimproxy", selector="s1")["keys"]
+def test_dkimproxy_and_rspamd_sign_with_a_key_for_each_domain(read, family, signer):
+    found = dkim(read, family, signer=signer, selector="s1")["keys"]
     assert [key["domains"] for key in found] == [["example.com"], ["test.com"]]
     assert [key["private"] for key in found] == [
         f"{KEYS[family]}/example.com/s1.private",
@@ -193,12 +194,50 @@ def test_dkimsign_signs_with_one_key_for_all(read, family):
     assert key["public"] == f"{KEYS[family]}/s1.public"
 
 
+@pytest.mark.parametrize("signer", ["dkimproxy", "rspamd"])
 @pytest.mark.parametrize("family", KEYS)
-def test_whoever_changes_the_signer_keeps_the_key_and_its_record(read, family):
-    own = dkim(read, family, signer="dkimproxy")["keys"]
+def test_whoever_changes_the_signer_keeps_the_key_and_its_record(read, family, signer):
+    own = dkim(read, family, signer=signer)["keys"]
     (shared,) = dkim(read, family, signer="dkimsign")["keys"]
     assert own[0]["private"] in shared["adopt"]
     assert all(shared["private"] in key["adopt"] for key in own)
+    for signer in ("dkimproxy", "rspamd"):
+        keys = dkim(read, family, signer=signer)["keys"]
+        assert [key["private"] for key in keys] == [key["private"] for key in own]
+
+
+@pytest.mark.parametrize("signer", ["dkimsign", "rspamd"])
+def test_a_key_of_ed25519_stands_beside_each_of_rsa(read, signer):
+    plain = dkim(read, signer=signer)["keys"]
+    both = dkim(read, signer=signer, ed25519=True)["keys"]
+    assert both[: len(plain)] == plain
+    assert {(key["selector"], key["algorithm"]) for key in plain} == {("mailsrv", "rsa")}
+    for rsa, ed25519 in zip(plain, both[len(plain) :], strict=True):
+        assert (ed25519["selector"], ed25519["algorithm"]) == ("mailsrv-ed25519", "ed25519")
+        assert ed25519["domains"] == rsa["domains"]
+        for file in ("private", "public"):
+            assert ed25519[file] == rsa[file].replace("mailsrv", "mailsrv-ed25519")
+        assert ed25519["adopt"] == [
+            file.replace("mailsrv.", "mailsrv-ed25519.")
+            for file in rsa["adopt"]
+            if "dkimproxy" not in file
+        ]
+        assert (rsa["bare"], bool(ed25519["bare"])) == ("", signer == "rspamd")
+
+
+@pytest.mark.parametrize(
+    ("signer", "spam_filter", "needed"),
+    [
+        ("dkimsign", False, False),
+        ("dkimproxy", True, True),
+        ("dkimsign", True, True),
+        ("rspamd", False, True),
+    ],
+)
+def test_rspamd_is_needed_to_sign_or_to_filter(read, signer, spam_filter, needed):
+    mailsrv = {"dkim": {"signer": signer}, "spam_filter": spam_filter}
+    model = read({"domains": ["example.com"], "mailsrv": mailsrv})
+    assert (model["rspamd"], model["spam_filter"]) == (needed, spam_filter)
 
 
 def test_the_seeds_keys_are_adopted_under_the_selector_they_are_published_under(read):
@@ -465,7 +504,7 @@ FAULTS = [
     ),
     (
         "mailsrv: {dkim: {signer: opendkim}}",
-        "mailsrv:dkim:signer: 'opendkim' is not a signer; choose dkimproxy or dkimsign",
+        "mailsrv:dkim:signer: 'opendkim' is not a signer; choose dkimproxy, dkimsign or rspamd",
     ),
     (
         "mailsrv: {dkim: {selector: Mail_1}}",
@@ -475,6 +514,25 @@ FAULTS = [
         "mailsrv: {dkim: {selector: 2024}}",
         "mailsrv:dkim:selector: '2024' is not a selector; use a-z, 0-9 and inner hyphens",
     ),
+    (
+        "mailsrv: {dkim: {ed25519: maybe}}",
+        "mailsrv:dkim:ed25519: 'maybe' is no switch; write true or false",
+    ),
+    (
+        "mailsrv: {dkim: {ed25519: true, signer: dkimproxy}}",
+        "mailsrv:dkim:ed25519: dkimproxy cannot sign with Ed25519; choose dkimsign or rspamd as "
+        "the signer, or leave it out",
+    ),
+    (
+        "mailsrv: {dkim: {ed25519: true, selector: a." + 56 * "b" + "}}",
+        f"mailsrv:dkim:ed25519: 'a.{56 * 'b'}' is too long a selector to have -ed25519 put behind "
+        "it; choose a shorter one",
+    ),
+    (
+        "mailsrv: {spam_filter: rspamd}",
+        "mailsrv:spam_filter: 'rspamd' is no switch; write true or false",
+    ),
+    ("mailsrv: {spam_filter: 1}", "mailsrv:spam_filter: '1' is no switch; write true or false"),
     (
         "mailsrv: {dkim: {bits: 512}}",
         "mailsrv:dkim:bits: '512' is no key length; write the number 1024, 2048, 3072 or 4096",
@@ -779,10 +837,12 @@ pillars = st.fixed_dictionaries(
             subaddress=st.sampled_from(["inbox", "mailbox"]),
             sieve=st.text(),
             srs=section(key=st.text(max_size=5)),
+            spam_filter=st.booleans(),
             tls=section(cert=paths, key=paths),
             dkim=section(
-                signer=st.sampled_from(["dkimproxy", "dkimsign"]),
-                selector=st.text(max_size=5),
+                signer=st.sampled_from(["dkimproxy", "dkimsign", "rspamd"]),
+                selector=st.text(max_size=5) | st.text("ab-", min_size=50, max_size=64),
+                ed25519=st.booleans(),
                 bits=st.integers(),
                 archive=section(source=paths, source_hash=paths),
             ),

@@ -234,6 +234,18 @@ def test_dns_reads_the_public_keys_of_this_machine(here, keys):
     assert mailsrv.dns("test.com") == {"test.com": found["test.com"]}
 
 
+def test_both_algorithms_are_published_each_under_its_selector(here, tmp_path, load_zone):
+    here["__pillar__"]["mailsrv"] = {"dkim": {"signer": "rspamd", "ed25519": True}}
+    pairs = {domain: dkim.generate(algorithm="ed25519") for domain in ("example.com", "test.com")}
+    for domain, (private, _) in pairs.items():
+        (tmp_path / domain / "mailsrv-ed25519.private").write_text(private)
+    for domain, (_, public) in pairs.items():
+        txt = values(mailsrv.dns(), domain, "TXT")
+        assert txt[f"mailsrv-ed25519._domainkey.{domain}."] == dkim.txt(public)
+        assert "; k=rsa; " in txt[f"mailsrv._domainkey.{domain}."]
+    load_zone("test.com", mailsrv.zone("test.com"))
+
+
 def test_dns_names_the_domains_it_knows(here):
     with pytest.raises(SaltInvocationError) as raised:
         mailsrv.dns("other.example")

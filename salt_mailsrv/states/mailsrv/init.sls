@@ -15,6 +15,7 @@ include:
   - mailsrv.tls
   - mailsrv.genkeys
   - mailsrv.{{ mailsrv.dkim.signer }}
+  - mailsrv.rspamd
   - mailsrv.dovecot
   - mailsrv.opensmtpd
 {%- for note in mailsrv.notes %}

@@ -40,10 +40,14 @@ mailsrv-genkeys-srs-key:
 {{ key.private }}:
   dkim.key_present:
     - public: {{ key.public }}
-    - selector: {{ mailsrv.dkim.selector | yaml_dquote }}
+    - selector: {{ key.selector | yaml_dquote }}
+    - algorithm: {{ key.algorithm }}
     - bits: {{ mailsrv.dkim.bits }}
     - user: {{ os[mailsrv.dkim.signer].user }}
     - adopt: {{ key.adopt | json }}
+    {%- if key.bare %}
+    - bare: {{ key.bare }}
+    {%- endif %}
     - require:
       - user: mailsrv-signer-user
 {%- endfor %}

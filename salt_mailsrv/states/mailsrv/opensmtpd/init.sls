@@ -4,6 +4,7 @@ include:
   - mailsrv.genkeys
   - mailsrv.dovecot
   - mailsrv.{{ mailsrv.dkim.signer }}
+  - mailsrv.rspamd
 {%- for mta in os.stock_mtas if salt["service.available"](mta) %}
 
 mailsrv-stock-mta-{{ mta }}:
@@ -143,6 +144,9 @@ mailsrv-opensmtpd-service:
     {%- endif %}
     - require:
       - service: mailsrv-dovecot-service
+      {%- if mailsrv.rspamd %}
+      - cmd: mailsrv-rspamd-ready
+      {%- endif %}
     - watch:
       - file: mailsrv-opensmtpd-config
       - file: mailsrv-opensmtpd-mailname
@@ -158,13 +162,14 @@ mailsrv-opensmtpd-ready:
         sleep 1; done; echo "smtpd does not stay up, its log says why"; exit 1
     - onchanges:
       - service: mailsrv-opensmtpd-service
-{%- if mailsrv.dkim.signer != "dkimproxy" and salt["service.available"](os.dkimproxy.service) %}
+{%- set needed = {"dkimproxy": mailsrv.dkim.signer == "dkimproxy", "rspamd": mailsrv.rspamd} %}
+{%- for daemon in needed if not needed[daemon] and salt["service.available"](os[daemon].service) %}
 
 # A signer of before, once smtpd(8) no longer hands mail to it.
-mailsrv-dkimproxy-retired:
+mailsrv-{{ daemon }}-retired:
   service.dead:
-    - name: {{ os.dkimproxy.service }}
+    - name: {{ os[daemon].service }}
     - enable: False
     - require:
       - service: mailsrv-opensmtpd-service
-{%- endif %}
+{%- endfor %}
