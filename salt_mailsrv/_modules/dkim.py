@@ -211,6 +211,61 @@ def record(selector, public):
     return f"{selector}._domainkey\tIN\tTXT\t( {lines} )"
 
 
+def rotation(known, wanted, lacking, now, keep, revoked=(), waits=False):
+    """
+    The next step in the life of a key: which selector signs, and which ones of before are over.
+
+    Mail is signed under another selector only when every server shows its record, and the record of
+    before stays for as long as mail signed under it may be on its way.
+
+    known
+        How it stands: ``{"signing": SELECTOR, "retired": {SELECTOR: WHEN}}``, the times in seconds
+        since 1970; empty where nothing has signed yet.
+
+    wanted
+        The selector that shall sign.
+
+    lacking
+        Why its record cannot be relied on yet: a sentence for each server, none where all show it.
+
+    now
+        The time, in seconds since 1970.
+
+    keep
+        For how many seconds the record of a selector that no longer signs is still looked up.
+
+    revoked
+        Selectors whose keys are known to others: they stop signing at once, whatever DNS shows.
+
+    waits
+        Whether the first key, too, waits for its record. Without it, it signs at once: there is
+        nothing else to sign with.
+
+    Returns a dictionary: ``signing`` (empty: nothing signs yet), ``retired``, ``over`` (the
+    selectors whose keys are no longer needed), and ``says``, a sentence.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call dkim.rotation '{"signing": "s1", "retired": {}}' s2 '[]' 1800000000 604800
+    """
+    signing, retired = known.get("signing", ""), dict(known.get("retired", {}))
+    over = [s for s, since in retired.items() if s in revoked or now >= since + keep]
+    over = [selector for selector in over if selector != wanted]
+    retired = {s: since for s, since in retired.items() if s not in (*over, wanted)}
+    if signing == wanted:
+        says = f"{wanted} signs"
+    elif lacking and (waits if not signing else signing not in revoked):
+        says = f"{signing or 'nothing'} signs, {wanted} waits: {'; '.join(lacking)}"
+    else:
+        says = f"{wanted} signs now" + (f", after {signing}" if signing else "")
+        if signing:
+            retired[signing] = now
+        signing = wanted
+    return {"signing": signing, "retired": retired, "over": over, "says": says}
+
+
 def _load(private):
     _library()
     for read in (RSA.import_key, ECC.import_key):

@@ -12,6 +12,7 @@ import difflib
 import hashlib
 import hmac
 import ipaddress
+import json
 import os
 import re
 import shutil
@@ -79,7 +80,7 @@ KEYS = {
     ),
     "srs": ("key",),
     "tls": ("cert", "key"),
-    "dkim": ("signer", "selector", "bits", "ed25519", "archive"),
+    "dkim": ("signer", "selector", "rotate", "revoked", "bits", "ed25519", "archive"),
     "archive": tuple(ARCHIVE),
     "dns": (
         *("spf", "dmarc", "tls_reports", "web", "mta_sts", "dane"),
@@ -90,6 +91,10 @@ KEYS = {
     "account": ("address", "password", "hash", "quota", "send_as"),
 }
 SIGNERS = ("dkimproxy", "dkimsign", "rspamd")
+
+# How often a new key is made, and what is put behind the selector by year, quarter and month.
+ROTATIONS = {"yearly": "-{0}", "quarterly": "-{0}q{1}", "monthly": "-{0}{2:02}"}
+REVOKED = "v=DKIM1; p="  # RFC 6376, section 3.6.1
 
 DMARC_POLICIES = ("none", "quarantine", "reject")
 MTA_STS_MODES = ("none", "testing", "enforce")
@@ -133,7 +138,8 @@ def __virtual__():
 
 def facts():
     """
-    What the formula knows by itself: ``defaults.yaml`` with this system's part of ``osmap.yaml``.
+    What the formula knows by itself: ``defaults.yaml`` with this system's part of ``osmap.yaml``,
+    and today's date.
 
     Returns a dictionary. Raises ``CommandExecutionError`` on a system that is not in the map.
 
@@ -152,7 +158,10 @@ def facts():
         raise CommandExecutionError(
             f"mailsrv: this formula knows {' and '.join(sorted(osmap))}, not {family}"
         )
-    return __salt__["slsutil.merge"](defaults, osmap[family])
+    return {
+        **__salt__["slsutil.merge"](defaults, osmap[family]),
+        "today": time.strftime("%Y-%m-%d"),
+    }
 
 
 def model(pillar, fqdn, facts):
@@ -253,6 +262,27 @@ def hashes(pillar, key_file, standing, rounds):
         else:
             result[address] = stand[address]
     return result
+
+
+def signing(model):
+    """
+    The DKIM keys that mail is signed with now.
+
+    model
+        What :func:`model` returns. The selectors in it are those that shall sign; another one does
+        while DNS does not show theirs (see the state :mod:`dkim.signing`).
+
+    Returns a list of keys like those of the model, with the selector and files of the one that
+    signs.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call mailsrv.rotation
+    """
+    stages = [(key, _stage(key)["signing"]) for key in model["dkim"]["keys"]]
+    return [_named(key, selector) for key, selector in stages if selector]
 
 
 def records(model, published, addresses, tlsa=None):
@@ -534,6 +564,44 @@ def web(domain=None):
         }
         for name in _chosen(domain, here, "mailsrv.web")
     }
+
+
+def rotation():
+    """
+    How far each DKIM key is on its way, asked of live DNS.
+
+    Returns by domain and algorithm: ``signs``, the selector that signs; ``next`` and ``waits for``,
+    the selector that shall sign and what keeps it from doing so, a sentence for each name server;
+    ``still published``, selectors that no longer sign, and until when their records are needed.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call mailsrv.rotation
+    """
+    known = facts()
+    here = model(__pillar__, __grains__["fqdn"], known)
+    result = {domain: {} for domain in here["domains"]}
+    for key in here["dkim"]["keys"]:
+        stage = _stage(key)
+        until = {
+            selector: time.strftime("%Y-%m-%d", time.gmtime(since + known["dkim"]["keep"]))
+            for selector, since in stage["retired"].items()
+        }
+        for domain in key["domains"]:
+            said = result[domain][key["algorithm"]] = {"signs": stage["signing"] or "nothing"}
+            if stage["signing"] != key["selector"]:
+                name, value = f"{key['selector']}._domainkey.{domain}", _txt(key["private"])
+                said["next"] = key["selector"]
+                try:
+                    said["waits for"] = __salt__["mailcheck.lacking"](name, "TXT", value)
+                except CommandExecutionError as exc:
+                    said["waits for"] = [str(exc)]
+                said["waits for"] = said["waits for"] or ["the next run"]
+            if until:
+                said["still published"] = until
+    return result
 
 
 def client():
@@ -974,12 +1042,8 @@ def _dkim(settings, domains, facts, faults):
             f"mailsrv:dkim:signer: {_show(dkim['signer'])} is not a signer; "
             f"choose {', '.join(SIGNERS[:-1])} or {SIGNERS[-1]}"
         )
-    selector = dkim["selector"]
-    if not isinstance(selector, str) or not all(map(LABEL.fullmatch, selector.split("."))):
-        faults.append(
-            f"mailsrv:dkim:selector: {_show(selector)} is not a selector; "
-            "use a-z, 0-9 and inner hyphens"
-        )
+    dkim["selector"] = selector = _selector(dkim["selector"], given.get("rotate"), facts, faults)
+    dkim["revoked"] = _revoked(given.get("revoked"), selector, faults)
     if type(dkim["bits"]) is not int or dkim["bits"] not in (1024, 2048, 3072, 4096):
         faults.append(
             f"mailsrv:dkim:bits: {_show(dkim['bits'])} is no key length; "
@@ -1011,6 +1075,49 @@ def _dkim(settings, domains, facts, faults):
     return {**dkim, "archive": archive, "keys": _keys(dkim, domains, facts)}
 
 
+def _selector(selector, rotate, facts, faults):
+    """The selector that shall sign: with `rotate`, another one for each year, quarter or month."""
+    if not isinstance(selector, str) or not all(map(LABEL.fullmatch, selector.split("."))):
+        faults.append(
+            f"mailsrv:dkim:selector: {_show(selector)} is not a selector; "
+            "use a-z, 0-9 and inner hyphens"
+        )
+    if rotate is None:
+        return selector
+    if not isinstance(rotate, str) or rotate not in ROTATIONS:
+        faults.append(
+            f"mailsrv:dkim:rotate: {_show(rotate)} is not usable; choose {_or([*ROTATIONS])}"
+        )
+        return selector
+    year, month = map(int, facts["today"].split("-")[:2])
+    selector = f"{selector}{ROTATIONS[rotate].format(year, (month + 2) // 3, month)}"
+    if not all(map(LABEL.fullmatch, selector.split("."))):
+        faults.append(
+            f"mailsrv:dkim:rotate: {_show(selector)} would be too long a selector; "
+            "choose a shorter one in mailsrv:dkim:selector"
+        )
+    return selector
+
+
+def _revoked(given, selector, faults):
+    path = "mailsrv:dkim:revoked"
+    listed = [] if given is None else given
+    if not isinstance(listed, list):
+        faults.append(f"{path}: must be a list of selectors, not {_kind(listed)}")
+        return []
+    for name in listed:
+        if not isinstance(name, str) or not all(map(LABEL.fullmatch, name.split("."))):
+            faults.append(
+                f"{path}: {_show(name)} is not a selector; use a-z, 0-9 and inner hyphens"
+            )
+        elif name == selector:
+            faults.append(
+                f"{path}: {name} is the selector that shall sign; "
+                "name another one in mailsrv:dkim:selector"
+            )
+    return [name for name in listed if isinstance(name, str)]
+
+
 def _keys(dkim, domains, facts):
     """
     One key per domain and algorithm; one for all domains with dkimsign, which holds a single key
@@ -1019,14 +1126,15 @@ def _keys(dkim, domains, facts):
     Whoever changes the signer keeps the keys, and with them the DNS records: the shared key is
     adopted by each domain, the first domain's key by all of them.
     """
-    keys = _keys_of("rsa", dkim["selector"], dkim["signer"], domains, facts)
+    keys = _keys_of("rsa", "", dkim, domains, facts)
     if dkim["ed25519"]:
-        keys += _keys_of("ed25519", f"{dkim['selector']}-ed25519", dkim["signer"], domains, facts)
+        keys += _keys_of("ed25519", "-ed25519", dkim, domains, facts)
     return keys
 
 
-def _keys_of(algorithm, selector, signer, domains, facts):
-    directory = facts["dkim"]["directory"]
+def _keys_of(algorithm, suffix, dkim, domains, facts):
+    directory, signer = facts["dkim"]["directory"], dkim["signer"]
+    selector = f"{dkim['selector']}{suffix}"
     shared = f"{directory}/{selector}.private"
     own = {domain: f"{directory}/{domain}/{selector}.private" for domain in domains}
     # The 2015 formula's keys, adopted where they are published under the selector that is wanted.
@@ -1047,6 +1155,11 @@ def _keys_of(algorithm, selector, signer, domains, facts):
             if (algorithm, signer) == ("ed25519", "rspamd")
             else "",
             "adopt": ([seed.format(domain=names[0])] if seed and names else []) + adopt,
+            "signing": f"{os.path.dirname(private)}/{algorithm}.signing",
+            "adopt_signing": [f"{os.path.dirname(path)}/{algorithm}.signing" for path in adopt],
+            # RSA signs from the first message on, there is nothing else; Ed25519 when DNS has it.
+            "waits": algorithm != "rsa",
+            "revoked": [f"{name}{suffix}" for name in dkim["revoked"]],
         }
         for names, private, adopt in keys
     ]
@@ -1367,16 +1480,42 @@ def _published(here):
     """The values of the TXT records of the keys on this machine, by domain and selector."""
     result = {domain: {} for domain in here["domains"]}
     for key in here["dkim"]["keys"]:
-        try:
-            with open(key["private"], encoding="ascii") as file:
-                value = __salt__["dkim.txt"](__salt__["dkim.public_key"](file.read()))
-        except FileNotFoundError:
-            raise CommandExecutionError(
-                f"{key['private']} is not there yet; salt-call state.apply mailsrv.genkeys makes it"
-            ) from None
+        stage, values = _stage(key), {}
+        for selector in dict.fromkeys((key["selector"], stage["signing"], *stage["retired"])):
+            if selector and selector not in key["revoked"]:
+                values[selector] = _txt(_named(key, selector)["private"])
         for domain in key["domains"]:
-            result[domain][key["selector"]] = value
+            result[domain] |= values | dict.fromkeys(key["revoked"], REVOKED)
     return result
+
+
+def _txt(private):
+    try:
+        with open(private, encoding="ascii") as file:
+            return __salt__["dkim.txt"](__salt__["dkim.public_key"](file.read()))
+    except FileNotFoundError:
+        raise CommandExecutionError(
+            f"{private} is not there yet; salt-call state.apply mailsrv.genkeys makes it"
+        ) from None
+
+
+def _stage(key):
+    """Which selector signs and which did, as the state `dkim.signing` remembers it."""
+    try:
+        with open(key["signing"], encoding="utf-8") as file:
+            return json.load(file)
+    except FileNotFoundError:
+        return {"signing": "" if key["waits"] else key["selector"], "retired": {}}
+
+
+def _named(key, selector):
+    """A key of the model under another selector."""
+    files = {
+        kind: os.path.join(os.path.dirname(key[kind]), f"{selector}.{kind}")
+        for kind in ("private", "public", "bare")
+        if key[kind]
+    }
+    return {**key, "selector": selector, **files}
 
 
 def _key_digest(cert):

@@ -7,10 +7,12 @@ it and reports that it did.
 
 import contextlib
 import grp
+import json
 import os
 import pwd
 import stat
 import tempfile
+import time
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
@@ -115,6 +117,143 @@ def key_present(
         return ret
     ret["comment"] = "the key was made" if "key" in changes else "the key was changed"
     return ret
+
+
+def signing(
+    name,
+    selector,
+    domains,
+    keep,
+    revoked=(),
+    waits=False,
+    user="root",
+    group=None,
+    mode="0440",
+    adopt=(),
+    bare=False,
+):
+    """
+    Mail is signed under a selector, as soon as DNS shows its key.
+
+    The life of a key: it is made (:func:`key_present`) and its record published; when **every**
+    authoritative server of every domain shows the record, mail is signed under it; the record of
+    the key before stays published while mail may be on its way; then that key is deleted.
+
+    name
+        The file that remembers which selector signs and which ones did, and since when. The keys
+        stand beside it, ``SELECTOR.private``, and so do their records, ``SELECTOR.public``.
+
+    selector
+        The selector that shall sign. Its key is there.
+
+    domains
+        The domains whose mail it signs, all of which publish it.
+
+    keep
+        Seconds for which the record of a selector that no longer signs stays published.
+
+    revoked
+        Selectors whose keys are known to others. If the one that signs is among them, it is
+        replaced at once, although DNS may not show the new record yet.
+
+    waits
+        Whether the first key waits for its record, too. Default: ``False``.
+
+    user, group, mode
+        Who owns the keys of before, and their permissions, as for :func:`key_present`.
+
+    adopt
+        Files like ``name`` of another signer: the first one that exists is how it stands, where
+        ``name`` does not exist, and the keys beside it are taken over (copied).
+
+    bare
+        Whether each key also stands in a file ``SELECTOR.bare``, as for :func:`key_present`.
+
+    .. code-block:: yaml
+
+        /etc/mail/dkim/example.com/rsa.signing:
+          dkim.signing:
+            - selector: s2
+            - domains: [example.com]
+            - keep: 604800
+            - require:
+              - dkim: /etc/mail/dkim/example.com/s2.private
+    """
+    ret = {"name": name, "result": True, "changes": {}, "comment": ""}
+    changes, directory = ret["changes"], os.path.dirname(name)
+    try:
+        source = next((path for path in (name, *adopt) if os.path.exists(path)), None)
+        known = json.loads(_content(source)) if source else {}
+        lacking = []
+        if known.get("signing", "" if waits else selector) != selector:
+            lacking = _lacking(os.path.join(directory, f"{selector}.private"), selector, domains)
+        step = __salt__["dkim.rotation"](
+            known, selector, lacking, int(time.time()), keep, list(revoked), waits
+        )
+        # A key that stops signing in this very run is deleted by a later one: its signer still
+        # reads it until it has restarted.
+        over, ret["comment"] = step.pop("over"), step.pop("says")
+        over = [
+            path for s in over if os.path.exists(path := os.path.join(directory, f"{s}.private"))
+        ]
+        owner = (*_ids(user, group, strict=not __opts__["test"]), int(mode, 8))
+        others = [s for s in (step["signing"], *step["retired"]) if s not in ("", selector)]
+        behind = _behind(directory, os.path.dirname(source or name), others, owner, bare)
+        if step["signing"] != known.get("signing", ""):
+            changes["signing"] = {"old": known.get("signing", ""), "new": step["signing"]}
+        if over:
+            changes["deleted"] = over
+        if behind:
+            changes["keys"] = list(behind)
+        if source != name or step != known:
+            changes.setdefault("file", name)
+        if not changes:
+            return ret
+        if __opts__["test"]:
+            ret["result"] = None
+            return ret
+        for path, text in behind.items():
+            _write(path, text, *owner)
+        _write(name, json.dumps(step), 0, 0, 0o644)
+        for path in over:
+            os.unlink(path)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{path.removesuffix('private')}bare")
+    except (CommandExecutionError, SaltInvocationError, OSError, ValueError) as exc:
+        ret.update(result=False, changes={}, comment=f"{name}: {exc}")
+    return ret
+
+
+def _lacking(path, selector, domains):
+    """Why the record of a key cannot be relied on yet, a sentence for each server that lacks it."""
+    private = _content(path)
+    if private is None:
+        return [f"{path} is not there yet"]  # in test mode it would be made by the state before
+    value = __salt__["dkim.txt"](__salt__["dkim.public_key"](private))
+    found = []
+    for domain in domains:
+        try:
+            found += __salt__["mailcheck.lacking"](f"{selector}._domainkey.{domain}", "TXT", value)
+        except CommandExecutionError as exc:
+            found.append(str(exc))
+    return list(dict.fromkeys(found))
+
+
+def _behind(directory, source, selectors, owner, bare):
+    """What is not as it should be of the keys of these selectors: the text to write by file."""
+    files = {}
+    for selector in selectors:
+        path = os.path.join(directory, f"{selector}.private")
+        private = _content(path) or _content(os.path.join(source, f"{selector}.private"))
+        if private is None:
+            continue
+        wanted = {path: private}
+        if bare:
+            wanted[path.removesuffix("private") + "bare"] = __salt__["dkim.bare"](private) + "\n"
+        for file, text in wanted.items():
+            if _content(file) != text or _owner(file) != owner:
+                files[file] = text
+    return files
 
 
 def _read(path, algorithm):

@@ -1,7 +1,8 @@
-"""dkim.key_present: a key that is made once, stays, and never leaves its file."""
+"""dkim.key_present: a key that is made once, stays, and never leaves its file; dkim.signing."""
 
 import base64
 import grp
+import json
 import os
 import pwd
 import re
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from Crypto.PublicKey import ECC, RSA
+from salt.exceptions import CommandExecutionError
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0, reason="only root can give a key to the user that signs with it"
@@ -302,3 +304,108 @@ def test_the_signer_reaches_the_key_whatever_the_umask_of_the_run(present, key, 
     assert stat.S_IMODE(record.stat().st_mode) == 0o644
     for directory in (key.parent, key.parent.parent):
         assert stat.S_IMODE(directory.stat().st_mode) == 0o755
+
+
+# dkim.signing
+
+
+@pytest.fixture
+def signs(minion, key, caplog, monkeypatch):
+    """Apply the state; DNS is `signs.lacking`, sentences or an error (the lab has a real one)."""
+    states = {test: minion().state_function("dkim.signing", test) for test in (True, False)}
+    name = key.with_name("rsa.signing")
+
+    def apply(selector="s1", test=False, **arguments):
+        arguments = {"domains": ["example.com"], "keep": 1000, "user": SIGNER, **arguments}
+        ret = states[test](str(name), selector, **arguments)
+        assert "PRIVATE" not in f"{ret} {caplog.text}"
+        return ret
+
+    def lacking(name, kind, value):
+        apply.asked.append((name, kind, value))
+        if isinstance(apply.lacking, Exception):
+            raise apply.lacking
+        return apply.lacking
+
+    functions = minion()._functions
+    assert functions["mailcheck.lacking"]
+    monkeypatch.setitem(functions._dict, "mailcheck.lacking", lacking)
+    apply.asked, apply.lacking, apply.name = [], [], name
+    return apply
+
+
+@pytest.fixture
+def made(minion):
+    """Make the key of a selector beside another one."""
+    state = minion().state_function("dkim.key_present")
+
+    def make(key, selector):
+        path = key.with_name(f"{selector}.private")
+        record = str(path.with_suffix(".public"))
+        assert state(str(path), selector, record, bits=1024, user=SIGNER)["result"]
+        return path
+
+    return make
+
+
+def test_signing_follows_dns_through_the_whole_life_of_a_key(signs, made, key):
+    first = made(key, "s1")
+    ret = signs()
+    assert ret["changes"]["signing"] == {"old": "", "new": "s1"}
+    assert signs()["changes"] == {}
+    assert signs.asked == []  # there is nothing to wait for
+
+    second = made(key, "s2")
+    signs.lacking = ["ns2.example.net still lacks it"]
+    ret = signs("s2")
+    assert (ret["result"], ret["changes"]) == (True, {})
+    assert ret["comment"] == "s1 signs, s2 waits: ns2.example.net still lacks it"
+    value = f"v=DKIM1; k=rsa; t=s; p={public(second.read_text())}"
+    assert signs.asked == [("s2._domainkey.example.com", "TXT", value)]
+
+    signs.lacking = CommandExecutionError("DNS cannot be asked")
+    assert signs("s2")["comment"] == "s1 signs, s2 waits: DNS cannot be asked"
+
+    signs.lacking = []
+    ret = signs("s2", test=True)
+    assert (ret["result"], ret["comment"]) == (None, "s2 signs now, after s1")
+    assert json.loads(signs.name.read_text())["signing"] == "s1"
+    assert signs("s2")["changes"]["signing"] == {"old": "s1", "new": "s2"}
+    assert signs("s2")["changes"] == {}
+    assert first.exists()
+
+    signs.name.write_text(signs.name.read_text().replace('"s1": ', '"s1": -'))
+    assert signs("s2")["changes"]["deleted"] == [str(first)]
+    assert not first.exists()
+    assert first.with_suffix(".public").exists()  # its record is to be found and removed
+    assert second.exists()
+    assert signs("s2")["changes"] == {}
+
+
+def test_who_changes_the_signer_in_the_middle_of_it_goes_on_where_it_stood(signs, made, key):
+    shared = key.parent.with_name("shared") / key.name
+    made(shared, "s1")
+    made(shared, "s2")
+    stage = {"signing": "s1", "retired": {}}
+    shared.with_name("rsa.signing").write_text(json.dumps(stage))
+    made(key, "s2")
+    signs.lacking = ["not yet"]
+    adopt = [str(shared.with_name("rsa.signing"))]
+    ret = signs("s2", adopt=adopt)
+    assert ret["comment"] == "s1 signs, s2 waits: not yet"
+    assert key.read_text() == shared.read_text()
+    assert owner(key) == (SIGNER, GROUP, 0o440)
+    assert json.loads(signs.name.read_text()) == stage
+    os.chown(key, 0, 0)
+    assert signs("s2", adopt=adopt)["changes"]["keys"] == [str(key)]
+    assert owner(key) == (SIGNER, GROUP, 0o440)
+    assert signs("s2", adopt=adopt)["changes"] == {}
+
+
+def test_a_file_that_is_damaged_is_named_and_left_as_it_is(signs, made, key):
+    made(key, "s1")
+    signs.name.write_text("{")
+    ret = signs()
+    assert ret["result"] is False
+    assert ret["comment"].startswith(f"{signs.name}: ")
+    assert signs.name.read_text() == "{"

@@ -3,6 +3,7 @@
 import datetime
 import json
 import re
+import time
 
 import pytest
 import yaml
@@ -668,6 +669,28 @@ FAULTS = [
         for entry in ("", "SPF", "example.com MX TXT", "ex*mple.com MX", "MX example.com")
     ),
     (
+        "mailsrv: {dkim: {rotate: weekly}}",
+        "mailsrv:dkim:rotate: 'weekly' is not usable; choose yearly, quarterly or monthly",
+    ),
+    (
+        f"mailsrv: {{dkim: {{rotate: yearly, selector: {'a' * 60}}}}}",
+        f"mailsrv:dkim:rotate: '{'a' * 60}-{time.strftime('%Y')}' would be too long a selector; "
+        "choose a shorter one in mailsrv:dkim:selector",
+    ),
+    (
+        "mailsrv: {dkim: {revoked: s1}}",
+        "mailsrv:dkim:revoked: must be a list of selectors, not text",
+    ),
+    (
+        "mailsrv: {dkim: {revoked: [2024]}}",
+        "mailsrv:dkim:revoked: '2024' is not a selector; use a-z, 0-9 and inner hyphens",
+    ),
+    (
+        "mailsrv: {dkim: {revoked: [mailsrv]}}",
+        "mailsrv:dkim:revoked: mailsrv is the selector that shall sign; "
+        "name another one in mailsrv:dkim:selector",
+    ),
+    (
         "mailsrv: {passwords: {rounds: 999}}",
         "mailsrv:passwords:rounds: '999' is not usable; write a number from 1000 to 1000000",
     ),
@@ -843,6 +866,8 @@ pillars = st.fixed_dictionaries(
                 signer=st.sampled_from(["dkimproxy", "dkimsign", "rspamd"]),
                 selector=st.text(max_size=5) | st.text("ab-", min_size=50, max_size=64),
                 ed25519=st.booleans(),
+                rotate=st.sampled_from(["yearly", "quarterly", "monthly"]),
+                revoked=st.lists(st.text(max_size=5), max_size=2),
                 bits=st.integers(),
                 archive=section(source=paths, source_hash=paths),
             ),

@@ -57,6 +57,10 @@ mailsrv-dkimproxy-map:
     - source: salt://mailsrv/dkimproxy/keyfiles
     - template: jinja
     - makedirs: True
+    - require:
+      {%- for key in mailsrv.dkim["keys"] %}
+      - dkim: {{ key.signing }}
+      {%- endfor %}
 
 mailsrv-dkimproxy-config:
   file.managed:
@@ -70,7 +74,7 @@ mailsrv-dkimproxy-service:
     - enable: True
     - require:
       {%- for key in mailsrv.dkim["keys"] %}
-      - dkim: {{ key.private }}
+      - dkim: {{ key.signing }}
       {%- endfor %}
     - watch:
       - file: mailsrv-dkimproxy-map

@@ -50,4 +50,17 @@ mailsrv-genkeys-srs-key:
     {%- endif %}
     - require:
       - user: mailsrv-signer-user
+
+{{ key.signing }}:
+  dkim.signing:
+    - selector: {{ key.selector | yaml_dquote }}
+    - domains: {{ key.domains | json }}
+    - keep: {{ os.dkim.keep }}
+    - revoked: {{ key.revoked | json }}
+    - waits: {{ key.waits }}
+    - user: {{ os[mailsrv.dkim.signer].user }}
+    - adopt: {{ key.adopt_signing | json }}
+    - bare: {{ key.bare != "" }}
+    - require:
+      - dkim: {{ key.private }}
 {%- endfor %}

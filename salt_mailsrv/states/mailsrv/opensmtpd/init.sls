@@ -114,7 +114,7 @@ mailsrv-opensmtpd-config:
       - cmd: mailsrv-genkeys-srs-key
       - file: mailsrv-opensmtpd-deliver
       {%- for key in mailsrv.dkim["keys"] %}
-      - dkim: {{ key.private }}
+      - dkim: {{ key.signing }}
       {%- endfor %}
       - file: mailsrv-opensmtpd-mailname
 {%- if os.opensmtpd.init_defaults and not systemd %}

@@ -29,17 +29,14 @@ mailsrv-rspamd-config:
     - check_cmd: rspamadm configtest -c
     - require:
       - pkg: mailsrv-rspamd-packages
+      {%- for key in mailsrv.dkim["keys"] if mailsrv.dkim.signer == "rspamd" %}
+      - dkim: {{ key.signing }}
+      {%- endfor %}
 
 mailsrv-rspamd-service:
   service.running:
     - name: {{ os.rspamd.service }}
     - enable: True
-    {%- if mailsrv.dkim.signer == "rspamd" %}
-    - require:
-      {%- for key in mailsrv.dkim["keys"] %}
-      - dkim: {{ key.private }}
-      {%- endfor %}
-    {%- endif %}
     - watch:
       - file: mailsrv-rspamd-config
 
