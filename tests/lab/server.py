@@ -10,7 +10,7 @@ import smtplib
 import socket
 import ssl
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import dkim
 import yaml
@@ -228,19 +228,27 @@ def parsed(message):
 
 
 def signed_by(lab, message):
-    """The domains whose DKIM signatures verify, by an independent verifier and the lab's DNS."""
+    """The domains whose DKIM signatures verify."""
+    return {domain for domain, _ in signatures(lab, message)}
+
+
+def signatures(lab, message):
+    """
+    The domain and the algorithm of each DKIM signature that verifies, sorted, by an independent
+    verifier and the lab's DNS.
+    """
 
     def txt(name, timeout=5):
         answer = lab.lookup(name.decode(), "TXT")
         return b"".join(answer[0].strings) if answer else None
 
-    signatures = email.message_from_bytes(message).get_all("DKIM-Signature", [])
-    verifier = dkim.DKIM(message)
-    return {
-        verifier.domain.decode()
-        for index in range(len(signatures))
-        if verifier.verify(index, dnsfunc=txt)
-    }
+    verifier, found = dkim.DKIM(message), []
+    for index in range(len(email.message_from_bytes(message).get_all("DKIM-Signature", []))):
+        with suppress(dkim.ValidationError):
+            if verifier.verify(index, dnsfunc=txt):
+                algorithm = verifier.signature_fields[b"a"].decode()
+                found.append((verifier.domain.decode(), algorithm))
+    return sorted(found)
 
 
 _TLS = ssl.create_default_context()

@@ -307,10 +307,11 @@ def test_a_reboot_brings_everything_back(two):
     assert set(two.salt("mailcheck.run").values()) == {"ok"}
 
 
-# The package's first start, before its spool exists; our own tests of old TLS and of a full
-# mailbox; Dovecot's words for a stop and for a reload.
+# The package's first start, before its spool exists; our own tests of old TLS, of a full mailbox
+# and of a spam filter that is down; Dovecot's words for a stop and for a reload.
 EXPECTED = (
     "purge_task: opendir|unsupported protocol|unexpected message|Quota exceeded"
+    "|421 server internal error|Connection closed unexpectedly"
     "|Killed with signal 15|SIGHUP received - reloading"
 )
 
