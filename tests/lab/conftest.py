@@ -2,7 +2,7 @@ import concurrent.futures
 
 import pytest
 
-from lab import HEAD, Lab, missing
+from lab import HEAD, NS, Lab, missing
 from server import PILLAR, Server
 
 
@@ -13,6 +13,14 @@ def lab():
         pytest.skip(why)
     with Lab() as lab:
         yield lab
+
+
+@pytest.fixture(scope="session")
+def name_servers(lab):
+    """Two name servers of a provider: ns1 and ns2.provider.example."""
+    hosts = "".join(f"{name} A {address}\n" for name, address in NS.items())
+    lab.dns.serve("provider.example", HEAD + hosts)
+    return [lab.name_server(address) for address in NS.values()]
 
 
 @pytest.fixture(scope="session")

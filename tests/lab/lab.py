@@ -27,6 +27,8 @@ import wire
 from wire import CACHE, GATEWAY, NAME, inside, sh, until
 
 HEAD = f"$TTL 60\n@ SOA ns root 1 60 60 600 60\n@ NS ns\nns A {wire.NAME_SERVER}\n"
+# The name servers of a provider, in provider.example.
+NS = {"ns1": "198.51.100.61", "ns2": "198.51.100.62"}
 LOCK = Path(f"/run/lock/{NAME}")
 CHECKOUT = Path(__file__).resolve().parents[2]
 CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"

@@ -7,23 +7,20 @@ import time
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
-from lab import HEAD
+from lab import HEAD, NS
 from saltext.mailsrv.modules import dkim, mailcheck
 from wire import GATEWAY
 
 pytestmark = pytest.mark.lab
 
-NS = {"ns1": "198.51.100.61", "ns2": "198.51.100.62"}
 NOBODY = "198.51.100.69"
 
 
-@pytest.fixture(scope="module")
-def name_servers(lab):
-    """Two name servers of a provider: ns1 and ns2.provider.example."""
-    servers = [lab.name_server(address) for address in NS.values()]
-    hosts = "".join(f"{name} A {address}\n" for name, address in NS.items())
-    lab.dns.serve("provider.example", f"{HEAD}{hosts}lost A {NOBODY}\n")
-    return servers
+@pytest.fixture(scope="module", autouse=True)
+def lost(lab, name_servers):
+    """A name server of the provider at an address that nobody has."""
+    hosts = "".join(f"{name} A {address}\n" for name, address in {**NS, "lost": NOBODY}.items())
+    lab.dns.serve("provider.example", HEAD + hosts)
 
 
 @pytest.fixture
