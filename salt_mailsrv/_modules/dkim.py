@@ -136,7 +136,7 @@ def bare(private):
     private
         The key as PEM text, PKCS#8. Raises ``SaltInvocationError`` where it is none of Ed25519.
 
-    rspamd before 4.0 reads its key in this form alone.
+    rspamd 3 reads its key in this form alone.
 
     CLI Example:
 
