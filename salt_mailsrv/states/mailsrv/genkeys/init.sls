@@ -1,3 +1,7 @@
+{%- from "mailsrv/refused.sls" import refused with context %}
+{%- if refused %}
+include: [mailsrv.refused]
+{%- else %}
 {%- from "mailsrv/map.jinja" import mailsrv, os with context %}
 include:
   - mailsrv.{{ mailsrv.dkim.signer }}
@@ -43,3 +47,4 @@ mailsrv-genkeys-srs-key:
     - require:
       - user: mailsrv-signer-user
 {%- endfor %}
+{%- endif %}

@@ -1,3 +1,7 @@
+{%- from "mailsrv/refused.sls" import refused with context %}
+{%- if refused %}
+include: [mailsrv.refused]
+{%- else %}
 {%- from "mailsrv/map.jinja" import mailsrv, os, systemd with context %}
 include:
   - mailsrv.tls
@@ -155,4 +159,5 @@ mailsrv-dkimproxy-retired:
     - enable: False
     - require:
       - service: mailsrv-opensmtpd-service
+{%- endif %}
 {%- endif %}
