@@ -70,7 +70,9 @@ class Lab:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RuntimeError(f"another lab of this name runs on this host (it holds {LOCK})") from None
+            raise RuntimeError(
+                f"another lab of this name runs on this host (it holds {LOCK})"
+            ) from None
         wire.sweep()
         with ExitStack() as stack:
             stack.callback(wire.sweep)
