@@ -9,7 +9,7 @@ LIBRARIES = {"gitpython": "git", "pygit2": "pygit2"}
 def salt_call(repository, make_venv, salt_call_of):
     """salt-call of a masterless minion with the formula by gitfs from a provider and reference."""
 
-    def configure(provider, reference):
+    def configure(provider, reference, backends=("gitfs",), **options):
         pytest.importorskip(LIBRARIES[provider], reason=f"{provider} is not installed here")
         remote = [
             {"root": "salt_mailsrv/states"},
@@ -18,9 +18,10 @@ def salt_call(repository, make_venv, salt_call_of):
         ]
         return salt_call_of(
             make_venv()[0],
-            fileserver_backend=["gitfs"],
+            fileserver_backend=[*backends],
             gitfs_provider=provider,
             gitfs_remotes=[{repository: remote}],
+            **options,
         )
 
     return configure
@@ -38,3 +39,11 @@ def test_one_entry_serves_states_and_modules(salt_call, provider, reference):
     assert {"dkim.key_present", "file.managed", "pkg.installed", "service.running"} <= {
         f"{chunk['state']}.{chunk['fun']}" for chunk in low
     }
+
+
+@pytest.mark.parametrize(("name", "top"), [("mx1", {"base": ["mailsrv"]}), ("web", {})])
+def test_a_top_file_of_your_own_keeps_other_machines_out(salt_call, tmp_path, name, top):
+    (tmp_path / "top.sls").write_text("base: {'mx*': [mailsrv]}\n")
+    roots = {"base": [str(tmp_path)]}
+    call = salt_call("gitpython", "main", ["roots", "gitfs"], file_roots=roots, id=name)
+    assert call("state.show_top") == top
