@@ -52,10 +52,11 @@ ARCHIVE = {
     "source_hash": re.compile(r"(sha256=)?[0-9a-f]{64}|(sha512=)?[0-9a-f]{128}"),
 }
 KEYS = {
-    "mailsrv": ("hostname", *SEED_KEYS, "aliases", "quota", "tls", "dkim", "passwords"),
+    "mailsrv": ("hostname", *SEED_KEYS, "aliases", "quota", "tls", "dkim", "nsd", "passwords"),
     "tls": ("cert", "key"),
     "dkim": ("signer", "selector", "bits", "archive"),
     "archive": tuple(ARCHIVE),
+    "nsd": ("machines", "nameservers"),
     "passwords": ("rounds",),
     "account": ("address", "password", "hash", "quota", "send_as"),
 }
@@ -230,6 +231,37 @@ def records(model, public_keys, addresses):
                 result[domain].append(_record(hostname, kind, address))
             result[domain].append(_record(hostname, "TXT", "v=spf1 a -all"))
     return result
+
+
+def nameserver(pillar, fqdn):
+    """
+    What the pillar says to the minion that serves the zones of the others.
+
+    pillar
+        The whole pillar, a dictionary. Domains and accounts need not be in it.
+
+    fqdn
+        The machine's own name, as the grain of this name gives it.
+
+    Returns ``{"machines", "nameservers", "faults"}``: whose records are served, by which names, and
+    every fault of the pillar as :func:`faults` says it.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call state.apply mailsrv.nsd test=True
+    """
+    faults = []
+    settings = _nsd(_settings(pillar, faults), faults)
+    if not settings["nameservers"]:
+        settings["nameservers"] = [name for name in [_domain(fqdn)] if name]
+    if not faults and not settings["nameservers"]:
+        faults.append(
+            f"mailsrv:nsd:nameservers: is missing, and this machine's own name, {fqdn}, is none; "
+            "list host names, e.g. [ns1.example.net]"
+        )
+    return {**settings, "faults": faults}
 
 
 def version(package):
@@ -407,6 +439,7 @@ def _read(pillar, fqdn, facts):
     aliases = _aliases(settings, domains, accounts, faults)
     names = _aliases_of(aliases)
     hostname = _hostname(settings, fqdn, domains, faults, notes)
+    _nsd(settings, faults)  # for mailsrv.nsd, should this machine serve the zones, too
     return {
         "hostname": hostname,
         "domains": domains,
@@ -778,6 +811,25 @@ def _keys(dkim, domains, facts):
         }
         for names, private, adopt in keys
     ]
+
+
+def _nsd(settings, faults):
+    path = "mailsrv:nsd"
+    given = _section(settings, "nsd", path, faults)
+    machines, listed = given.get("machines", "*"), given.get("nameservers") or []
+    if not isinstance(machines, str) or not machines:
+        faults.append(f"{path}:machines: {_show(machines)} names no minions; write it like 'mx*'")
+    if not isinstance(listed, list):
+        faults.append(f"{path}:nameservers: must be a list, not {_kind(listed)}")
+        listed = []
+    for name in listed:
+        if _domain(name) is None:
+            faults.append(
+                f"{path}:nameservers: {_show(name)} is not a host name; write it like "
+                "ns1.example.net"
+            )
+    names = [domain for domain in map(_domain, listed) if domain]
+    return {"machines": machines, "nameservers": list(dict.fromkeys(names))}
 
 
 def _passwords(settings, facts, faults):

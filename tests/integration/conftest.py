@@ -16,6 +16,7 @@ import venv
 from pathlib import Path
 
 import pytest
+from salt.client import LocalClient
 
 ROOT = Path(__file__).parents[2]
 MACHINE = ROOT / "tests/functional/machine"
@@ -31,6 +32,8 @@ GRAINS = {
     "ipv6": ["::1", "2001:db8::1"],
 }
 CANDIDATES = {"opensmtpd": "7.6.0p1-1", "dovecot-core": "1:2.4.1+dfsg1-6+deb13u1"}
+MX1, MX2 = "mx1.example.com", "mx2.example.net"
+PATIENCE = 120  # seconds for an answer, on a machine that is busy with other things
 HASH = "$6$saltsalt$" + "Xa" * 43
 PILLARS = {
     "common": "mailsrv: {quota: 5G}\n",
@@ -197,7 +200,7 @@ def add_minion(master, short_tmp):
 
     def start(name):
         below = short_tmp / "machines" / name
-        below.mkdir(parents=True)
+        below.mkdir(parents=True, exist_ok=True)
         daemon = master.salt_minion_daemon(
             name,
             overrides={
@@ -215,6 +218,49 @@ def add_minion(master, short_tmp):
     yield start
     for daemon in started:
         daemon.terminate()
+
+
+@pytest.fixture(scope="session")
+def salt(master):
+    """What `salt TARGET FUNCTION …` does: what the minion returned, or each one by its name."""
+    with LocalClient(mopts=master.config.copy()) as client:
+
+        def run(target, function, *arguments):
+            returned = client.cmd(target, function, arguments, PATIENCE, full_return=True)
+            assert {answer["retcode"] for answer in returned.values()} == {0}, returned
+            by_name = {name: answer["ret"] for name, answer in returned.items()}
+            return by_name if "*" in target else by_name[target]
+
+        yield run
+
+
+@pytest.fixture(scope="session")
+def salt_run(master):
+    """Run `salt-run FUNCTION …` on the master."""
+
+    def run(function, *arguments):
+        ran = master.salt_run_cli(timeout=PATIENCE).run(function, *arguments)
+        assert ran.returncode == 0, ran
+        return ran
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def fleet(master, add_minion, salt):
+    """
+    The first runs of two new mail machines: what the terminal showed of `state.apply` for an SLS,
+    and what the highstate of both returned.
+    """
+    add_minion(MX1)
+    add_minion(MX2)
+    shown = {
+        sls: master.salt_cli(timeout=PATIENCE).run(
+            "--out=highstate", "state.apply", sls, minion_tgt=MX1
+        )
+        for sls in ("mailsrv", "mailsrv.opensmtpd")
+    }
+    return {"shown": shown, "highstate": salt("mx*", "state.highstate")}
 
 
 def pytest_unconfigure():
