@@ -36,7 +36,7 @@ MX1, MX2 = "mx1.example.com", "mx2.example.net"
 PATIENCE = 120  # seconds for an answer, on a machine that is busy with other things
 HASH = "$6$saltsalt$" + "Xa" * 43
 PILLARS = {
-    "common": "mailsrv: {quota: 5G}\n",
+    "common": "mailsrv: {quota: 5G}\nmine_functions: {mailsrv.dns: []}\n",
     "mx1": f"""
 salt: s4ltOfThePillar
 domains: [example.com]

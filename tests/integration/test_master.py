@@ -64,7 +64,7 @@ def used(fleet, salt, salt_run, pillar_tree, short_tmp):
         assert {"mailsrv-dovecot-passwd", "mailsrv-opensmtpd-credentials"} <= changed
     salt(MX1, "state.apply", "mailsrv")
     if os.getuid() == 0:
-        salt(MX1, "mine.send", "mailsrv.dns")
+        salt(MX1, "mine.update")
     listed = salt_run("jobs.list_jobs", "search_function=state.high").data
     jobs = [job for job, about in listed.items() if about["Target"] == MX1]
     shown = [salt_run("jobs.lookup_jid", job).stdout for job in jobs]

@@ -76,7 +76,7 @@ def published(fleet, salt):
             if state["state"] == "dkim":
                 arguments = [f"{key}={state[key]}" for key in ("name", "public", "selector")]
                 salt(name, "state.single", "dkim.key_present", *arguments, "test=False")
-    assert salt("mx*", "mine.send", "mailsrv.dns") == dict.fromkeys(HOSTS.values(), True)
+    assert salt("mx*", "mine.update") == dict.fromkeys(HOSTS.values(), True)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def change(pillar_tree, salt):
     def write(text):
         users.write_text(text)
         salt(MX2, "saltutil.refresh_pillar", "wait=True")
-        assert salt(MX2, "mine.send", "mailsrv.dns") is True
+        assert salt(MX2, "mine.update") is True
 
     yield lambda *replaced: write(old.replace(*replaced) + "mailsrv: {hostname: mx.example.net}\n")
     write(old)

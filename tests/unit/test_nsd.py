@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from saltext.mailsrv.modules import dkim, mailsrv, nsd
+from saltext.mailsrv.modules import dkim, nsd
 
 SERVERS = ["ns1.example.net", "ns2.example.net"]
 A = {"name": "mx.example.com.", "type": "A", "value": "192.0.2.1"}
@@ -19,11 +19,23 @@ def siblings(monkeypatch):
 
 
 @pytest.fixture
-def records(read, keys):
-    """What mailsrv.dns returns of a machine with two domains."""
-    model = read({"domains": ["example.com", "test.com"]})
-    public = dict.fromkeys(model["domains"], keys[4096][1])
-    return mailsrv.records(model, public, ["192.0.2.1", "2001:db8::1"])
+def records(keys):
+    """What mailsrv.dns returns of a machine with two domains: a record of every type."""
+    key = dkim.txt(keys[4096][1])
+
+    def of(domain):
+        return [
+            {"name": f"{domain}.", "type": "MX", "value": "10 mx.example.com."},
+            {"name": f"{domain}.", "type": "TXT", "value": "v=spf1 mx -all"},
+            {"name": f"mailsrv._domainkey.{domain}.", "type": "TXT", "value": key},
+            {"name": f"_imaps._tcp.{domain}.", "type": "SRV", "value": "0 1 993 mx.example.com."},
+            {"name": f"_imap._tcp.{domain}.", "type": "SRV", "value": "0 0 0 ."},
+            {"name": f"mta-sts.{domain}.", "type": "CNAME", "value": "www.example.com."},
+        ]
+
+    aaaa = A | {"type": "AAAA", "value": "2001:db8::1"}
+    tlsa = {"name": "_25._tcp.mx.example.com.", "type": "TLSA", "value": f"3 1 1 {'0f' * 32}"}
+    return {"example.com": [*of("example.com"), A, aaaa, tlsa], "test.com": of("test.com")}
 
 
 def serial(text):
