@@ -75,6 +75,7 @@ KEYS = {
         "tls",
         "dkim",
         "dns",
+        "nsd",
         "spam_filter",
         "passwords",
     ),
@@ -87,6 +88,7 @@ KEYS = {
         *("addresses", "nameservers", "skip"),
     ),
     "dmarc": ("policy", "reports"),
+    "nsd": ("machines", "nameservers"),
     "passwords": ("rounds",),
     "account": ("address", "password", "hash", "quota", "send_as"),
 }
@@ -332,6 +334,37 @@ def records(model, published, addresses, tlsa=None):
         if domain in homes:
             result[domain] += _host_records(hostname, addresses, tlsa)
     return result
+
+
+def nameserver(pillar, fqdn):
+    """
+    What the pillar says to the minion that serves the zones of the others.
+
+    pillar
+        The whole pillar, a dictionary. Domains and accounts need not be in it.
+
+    fqdn
+        The machine's own name, as the grain of this name gives it.
+
+    Returns ``{"machines", "nameservers", "faults"}``: whose records are served, by which names, and
+    every fault of the pillar as :func:`faults` says it.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call state.apply mailsrv.nsd test=True
+    """
+    faults = []
+    settings = _nsd(_settings(pillar, faults), faults)
+    if not settings["nameservers"]:
+        settings["nameservers"] = [name for name in [_domain(fqdn)] if name]
+    if not faults and not settings["nameservers"]:
+        faults.append(
+            f"mailsrv:nsd:nameservers: is missing, and this machine's own name, {fqdn}, is none; "
+            "list host names, e.g. [ns1.example.net]"
+        )
+    return {**settings, "faults": faults}
 
 
 def version(package):
@@ -652,6 +685,7 @@ def _read_anew(pillar, fqdn, facts):
     aliases = _aliases(settings, domains, accounts, faults)
     names = _aliases_of(aliases)
     hostname = _hostname(settings, fqdn, domains, faults, notes)
+    _nsd(settings, faults)  # for mailsrv.nsd, should this machine serve the zones, too
     mailboxes = [account["address"] for account in accounts]
     model = {
         "hostname": hostname,
@@ -1163,6 +1197,25 @@ def _keys_of(algorithm, suffix, dkim, domains, facts):
         }
         for names, private, adopt in keys
     ]
+
+
+def _nsd(settings, faults):
+    path = "mailsrv:nsd"
+    given = _section(settings, "nsd", path, faults)
+    machines, listed = given.get("machines", "*"), given.get("nameservers") or []
+    if not isinstance(machines, str) or not machines:
+        faults.append(f"{path}:machines: {_show(machines)} names no minions; write it like 'mx*'")
+    if not isinstance(listed, list):
+        faults.append(f"{path}:nameservers: must be a list, not {_kind(listed)}")
+        listed = []
+    for name in listed:
+        if _domain(name) is None:
+            faults.append(
+                f"{path}:nameservers: {_show(name)} is not a host name; write it like "
+                "ns1.example.net"
+            )
+    names = [domain for domain in map(_domain, listed) if domain]
+    return {"machines": machines, "nameservers": list(dict.fromkeys(names))}
 
 
 def _dns(settings, domains, hostname, tls, known, faults):

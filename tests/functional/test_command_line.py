@@ -59,11 +59,24 @@ def test_a_faulty_pillar_stops_a_run_with_a_status(salt_call, pillar):
     assert state["comment"] == "domains[0]: 'mail' is not a domain; write it like example.com"
 
 
+@pytest.mark.parametrize("sls", ["mailsrv", "mailsrv.opensmtpd"])
+def test_a_minion_that_never_synced_says_so_without_a_traceback(salt_call, minion, sls):
+    machine = minion(disable_modules=["mailsrv"])
+    status, output, said = salt_call("state.apply", sls, machine=machine, out="highstate")
+    assert status != 0
+    first = next(line for line in output.splitlines() if "mailsrv: " in line)
+    assert first.split(":", 1)[1].startswith(
+        " mailsrv: the execution modules are not on this minion yet; run: salt-call "
+    )
+    assert "Traceback" not in said
+    assert len(said.splitlines()) < 20
+
+
 @pytest.fixture(scope="module")
 def printed(salt_call, minion):
     """The zone as README.md and bootstrap print it."""
     machine = minion()
-    for key in [chunk for chunk in machine.low() if chunk["state"] == "dkim"]:
+    for key in [chunk for chunk in machine.low() if chunk["fun"] == "key_present"]:
         file = machine.at(key["name"])
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(RSA.generate(2048).export_key())

@@ -187,9 +187,14 @@ def signing(request, minion):
 
 
 @pytest.mark.parametrize("system", ["Debian", "FreeBSD"])
-def test_dkimsign_is_a_chain_of_a_filter_for_each_algorithm(minion, system):
+def test_dkimsign_is_a_chain_of_a_filter_for_each_algorithm_that_dns_shows(minion, system):
     dkim = {"signer": "dkimsign", "ed25519": True}
-    lines = conf(minion(system, "pillar.example").files(dkim=dkim)[CONF[system]])
+    machine = minion(system, "pillar.example", id="chain")
+    alone = conf(machine.files(dkim=dkim)[CONF[system]])
+    assert 'filter sign chain { "mailsrv" }' in alone
+    machine = minion(system, "pillar.example", id="chain of two")
+    machine.sign(dkim=dkim)
+    lines = conf(machine.files(dkim=dkim)[CONF[system]])
     filters = [line for line in lines if line.startswith("filter ")]
     assert filters[2:] == ['filter sign chain { "mailsrv", "mailsrv-ed25519" }']
     for line, selector, algorithm in zip(
@@ -227,11 +232,12 @@ def section(text, name):
 @pytest.mark.parametrize("system", ["Debian", "FreeBSD"])
 def test_rspamd_signs_each_domain_with_each_of_its_keys(minion, system):
     dkim = {"signer": "rspamd", "ed25519": True}
-    machine = minion(system, "pillar.example")
+    machine = minion(system, "pillar.example", id="rspamd")
+    machine.sign(dkim=dkim)
     files = machine.files(dkim=dkim)
     (text,) = [text for name, text in files.items() if name.endswith("/rspamd.conf")]
     paths = re.findall(r'selector = "([^"]+)"; path = "([^"]+)";', text)
-    keys = [chunk for chunk in machine.low(dkim=dkim) if chunk["state"] == "dkim"]
+    keys = [chunk for chunk in machine.low(dkim=dkim) if chunk["fun"] == "key_present"]
     read = {(key["selector"], machine.bare(key.get("bare", key["name"]))) for key in keys}
     assert len(paths) == 4
     assert {*paths} == read
@@ -520,7 +526,7 @@ def test_dkimproxy_signs_each_domain_with_its_key_and_the_rest_with_the_first(pr
     keys = {
         chunk["name"]
         for chunk in proxied.machine.low(dkim={"signer": "dkimproxy"})
-        if chunk["state"] == "dkim"
+        if chunk["fun"] == "key_present"
     }
     assert {proxied.machine.bare(key) for key in keys} == {o["key"] for o in options.values()}
     assert all(o["a"] == "rsa-sha256" and o["s"] == "mailsrv" for o in options.values())

@@ -76,7 +76,7 @@ def test_the_signer_is_the_systems_own_where_the_pillar_names_none(minion, syste
 @pytest.mark.parametrize("selector", ["007", "1.10", "yes"])
 def test_a_selector_that_yaml_reads_otherwise_stays_text(minion, selector):
     keys = [c for c in minion().low(dkim={"selector": selector}) if c["state"] == "dkim"]
-    assert [key["selector"] for key in keys] == [selector]
+    assert [key["selector"] for key in keys] == [selector, selector]
 
 
 @pytest.mark.parametrize("init", ["systemd", "sysvinit"])

@@ -60,6 +60,23 @@ def test_other_keys_of_the_pillar_are_no_business_of_this_formula(read, seed):
     assert read(seed | {"mine": {"interval": 5}}) == read(seed)
 
 
+def test_a_name_server_needs_nothing_of_a_mail_server():
+    settings = mailsrv.nameserver({}, "ns1.example.net")
+    assert settings == {"machines": "*", "nameservers": ["ns1.example.net"], "faults": []}
+    nsd = {"machines": "mx*", "nameservers": ["NS1.example.net", "ns2.example.net"]}
+    settings = mailsrv.nameserver({"mailsrv": {"nsd": nsd}}, "localhost")
+    assert settings["machines"] == "mx*"
+    assert settings["nameservers"] == ["ns1.example.net", "ns2.example.net"]
+    assert settings["faults"] == []
+
+
+def test_a_name_server_without_a_name_is_told_to_have_one():
+    assert mailsrv.nameserver({}, "localhost")["faults"] == [
+        "mailsrv:nsd:nameservers: is missing, and this machine's own name, localhost, is none; "
+        "list host names, e.g. [ns1.example.net]"
+    ]
+
+
 def test_a_server_may_have_no_accounts_yet(read):
     assert read({"domains": ["example.com"]})["accounts"] == []
     assert read({"domains": ["example.com"], "accounts": None})["accounts"] == []
@@ -503,6 +520,19 @@ FAULTS = [
         "mailsrv:tls:key: 'my key.pem' is not a path; write it like /etc/ssl/mail.pem "
         "or salt://mail.pem, without blanks",
     ),
+    ("mailsrv: {nsd: ns1}", "mailsrv:nsd: must hold keys and values, not text"),
+    (
+        "mailsrv: {nsd: {machines: [mx1]}}",
+        "mailsrv:nsd:machines: \"['mx1']\" names no minions; write it like 'mx*'",
+    ),
+    (
+        "mailsrv: {nsd: {nameservers: ns1.example.net}}",
+        "mailsrv:nsd:nameservers: must be a list, not text",
+    ),
+    (
+        "mailsrv: {nsd: {nameservers: [ns1]}}",
+        "mailsrv:nsd:nameservers: 'ns1' is not a host name; write it like ns1.example.net",
+    ),
     (
         "mailsrv: {dkim: {signer: opendkim}}",
         "mailsrv:dkim:signer: 'opendkim' is not a signer; choose dkimproxy, dkimsign or rspamd",
@@ -885,6 +915,7 @@ pillars = st.fixed_dictionaries(
                     max_size=2,
                 ),
             ),
+            nsd=section(machines=st.text(max_size=3), nameservers=st.lists(domains, max_size=3)),
             passwords=section(rounds=st.integers()),
         ),
     },

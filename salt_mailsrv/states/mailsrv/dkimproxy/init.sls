@@ -1,3 +1,7 @@
+{%- from "mailsrv/refused.sls" import refused with context %}
+{%- if refused %}
+include: [mailsrv.refused]
+{%- else %}
 {%- from "mailsrv/map.jinja" import mailsrv, os, systemd with context %}
 {%- set dkimproxy = os.dkimproxy %}
 include:
@@ -82,4 +86,5 @@ mailsrv-dkimproxy-service:
       {%- if dkimproxy.install %}
       - archive: mailsrv-dkimproxy-archive
       {%- endif %}
+{%- endif %}
 {%- endif %}

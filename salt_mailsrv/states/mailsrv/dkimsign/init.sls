@@ -1,3 +1,7 @@
+{%- from "mailsrv/refused.sls" import refused with context %}
+{%- if refused %}
+include: [mailsrv.refused]
+{%- else %}
 {%- from "mailsrv/map.jinja" import mailsrv, os with context %}
 {#- The filter is started by smtpd(8) and configured in smtpd.conf: mailsrv/opensmtpd. #}
 include:
@@ -16,4 +20,5 @@ mailsrv-signer-user:
     - shell: {{ os.vmail.shell }}
     - require:
       - pkg: mailsrv-dkimsign-packages
+{%- endif %}
 {%- endif %}

@@ -1,3 +1,7 @@
+{%- from "mailsrv/refused.sls" import refused with context %}
+{%- if refused %}
+include: [mailsrv.refused]
+{%- else %}
 {%- from "mailsrv/map.jinja" import mailsrv, os, systemd with context %}
 include:
   - mailsrv.tls
@@ -142,3 +146,4 @@ mailsrv-dovecot-kick:
       - file: mailsrv-dovecot-passwd
     - require:
       - service: mailsrv-dovecot-service
+{%- endif %}

@@ -1,3 +1,7 @@
+{%- from "mailsrv/refused.sls" import refused with context %}
+{%- if refused %}
+include: [mailsrv.refused]
+{%- else %}
 {%- from "mailsrv/map.jinja" import mailsrv, os with context %}
 include:
   - mailsrv.{{ mailsrv.dkim.signer }}
@@ -64,3 +68,4 @@ mailsrv-genkeys-srs-key:
     - require:
       - dkim: {{ key.private }}
 {%- endfor %}
+{%- endif %}

@@ -1,3 +1,7 @@
+{%- from "mailsrv/refused.sls" import refused with context %}
+{%- if refused %}
+include: [mailsrv.refused]
+{%- else %}
 {%- from "mailsrv/map.jinja" import mailsrv, os, systemd with context %}
 include:
   - mailsrv.tls
@@ -173,3 +177,4 @@ mailsrv-{{ daemon }}-retired:
     - require:
       - service: mailsrv-opensmtpd-service
 {%- endfor %}
+{%- endif %}

@@ -1,3 +1,7 @@
+{%- from "mailsrv/refused.sls" import refused with context %}
+{%- if refused %}
+include: [mailsrv.refused]
+{%- else %}
 {%- from "mailsrv/map.jinja" import mailsrv, os with context %}
 {#- The filters between smtpd(8) and rspamd are started by smtpd(8): mailsrv/opensmtpd. #}
 include:
@@ -49,4 +53,5 @@ mailsrv-rspamd-ready:
         echo "rspamd does not answer, its log says why"; exit 1
     - onchanges:
       - service: mailsrv-rspamd-service
+{%- endif %}
 {%- endif %}

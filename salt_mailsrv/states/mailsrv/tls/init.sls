@@ -1,3 +1,7 @@
+{%- from "mailsrv/refused.sls" import refused with context %}
+{%- if refused %}
+include: [mailsrv.refused]
+{%- else %}
 {%- from "mailsrv/map.jinja" import mailsrv, os with context %}
 {%- set tls = mailsrv.tls %}
 
@@ -40,3 +44,4 @@ mailsrv-tls-{{ part }}:
     - require:
       - file: mailsrv-tls-directory
 {%- endfor %}
+{%- endif %}
