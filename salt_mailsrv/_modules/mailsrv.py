@@ -1,9 +1,11 @@
 """
 The model of the pillar: everything the formula's templates need, validated and complete.
 
-:func:`model`, :func:`hashes` and :func:`records` are functions of their arguments. The functions
-for the command line (:func:`lint`, :func:`explain`, :func:`dns`, :func:`zone`, :func:`client`)
-read the pillar and the machine and call them.
+:func:`model`, :func:`satellite`, :func:`hashes` and :func:`records` are functions of their
+arguments. The functions for the command line (:func:`lint`, :func:`explain`, :func:`dns`,
+:func:`zone`, :func:`client`) read the pillar and the machine and call them.
+:func:`satellite_credential` and :func:`certificate` are what the machines of a fleet tell each
+other, through the master's mine.
 """
 
 import base64
@@ -13,6 +15,7 @@ import hmac
 import ipaddress
 import os
 import re
+import ssl
 import time
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
@@ -46,20 +49,38 @@ QUOTA = re.compile(r"[1-9][0-9]{0,6}[kMGT]")
 # libxcrypt's CRYPT_MAX_PASSPHRASE_SIZE, less the NUL that ends it.
 MAX_PASSWORD = 511
 
+# What `openssl passwd -6` prints. Without rounds: a satellite does not choose how long it takes.
+CREDENTIAL = re.compile(r"\$6\$[./0-9A-Za-z]{1,16}\$[./0-9A-Za-z]{86}")
+
+CERTIFICATE = re.compile(
+    r"-----BEGIN CERTIFICATE-----\n(?:[0-9A-Za-z+/=]+\n)+-----END CERTIFICATE-----\n"
+)
+MINION = re.compile(r"[\w.-]+", re.ASCII)
+
+# A file on the minion, or on the file server.
+PATH = re.compile(r"(salt:/)?/[\w./@+-]+", re.ASCII)
+
 SEED_KEYS = ("salt", "domains", "accounts")
 ARCHIVE = {
     "source": re.compile(r"[\w.:/@+=~%-]+", re.ASCII),
     "source_hash": re.compile(r"(sha256=)?[0-9a-f]{64}|(sha512=)?[0-9a-f]{128}"),
 }
 KEYS = {
-    "mailsrv": ("hostname", *SEED_KEYS, "aliases", "quota", "tls", "dkim", "passwords"),
+    "mailsrv": (
+        *("hostname", *SEED_KEYS, "aliases", "quota", "tls", "dkim", "passwords"),
+        *("satellites", "satellite"),
+    ),
     "tls": ("cert", "key"),
     "dkim": ("signer", "selector", "bits", "archive"),
     "archive": tuple(ARCHIVE),
     "passwords": ("rounds",),
     "account": ("address", "password", "hash", "quota", "send_as"),
+    "satellites": ("hash",),
+    "satellite": ("relay", "root", "agent", "minion", "ca"),
 }
 SIGNERS = ("dkimproxy", "dkimsign")
+AGENTS = ("opensmtpd", "dma")
+RENAME = "give the minion an id like web1.example.com"
 
 
 def __virtual__():
@@ -91,7 +112,7 @@ def facts():
     return __salt__["slsutil.merge"](defaults, osmap[family])
 
 
-def model(pillar, fqdn, facts):
+def model(pillar, fqdn, facts, mined=None):
     """
     Validate and complete the pillar.
 
@@ -104,6 +125,9 @@ def model(pillar, fqdn, facts):
     facts
         What :func:`facts` returns.
 
+    mined
+        What :func:`mined` returns. Default: nothing.
+
     Returns a dictionary without any secret. Raises ``SaltInvocationError`` with every fault of the
     pillar, one sentence a line.
 
@@ -113,17 +137,17 @@ def model(pillar, fqdn, facts):
 
         salt-call mailsrv.lint
     """
-    result, found = _read(pillar, fqdn, facts)
+    result, found = _read(pillar, fqdn, facts, mined)
     if found:
         raise SaltInvocationError("the pillar is not valid:\n" + "\n".join(found))
     return result
 
 
-def faults(pillar, fqdn, facts):
+def faults(pillar, fqdn, facts, mined=None):
     """
     What :func:`model` would refuse.
 
-    pillar, fqdn, facts
+    pillar, fqdn, facts, mined
         As for :func:`model`.
 
     Returns a list of sentences, each with the key, the value (never a secret) and the cure; empty
@@ -135,10 +159,103 @@ def faults(pillar, fqdn, facts):
 
         salt-call mailsrv.lint
     """
-    return _read(pillar, fqdn, facts)[1]
+    return _read(pillar, fqdn, facts, mined)[1]
 
 
-def hashes(pillar, key_file, standing, rounds):
+def satellite(pillar, name, facts, certificate=""):
+    """
+    Validate and complete the pillar of a machine that only sends, through a mail machine.
+
+    pillar
+        The whole pillar, a dictionary; ``mailsrv:satellite`` counts.
+
+    name
+        The id of the minion, which is the machine's name towards the mail machine.
+
+    facts
+        What :func:`facts` returns.
+
+    certificate
+        What :func:`mined_certificate` returns. Default: none.
+
+    Returns a dictionary without any secret. Raises ``SaltInvocationError`` with every fault of the
+    pillar, one sentence a line.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call mailsrv.lint
+    """
+    result, found = _read_satellite(pillar, name, facts, certificate)
+    if found:
+        raise SaltInvocationError("the pillar is not valid:\n" + "\n".join(found))
+    return result
+
+
+def satellite_faults(pillar, name, facts, certificate=""):
+    """
+    What :func:`satellite` would refuse.
+
+    pillar, name, facts, certificate
+        As for :func:`satellite`.
+
+    Returns a list of sentences, as :func:`faults` does.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call mailsrv.lint
+    """
+    return _read_satellite(pillar, name, facts, certificate)[1]
+
+
+def mined(pillar):
+    """
+    What the satellites have published in the master's mine, if the pillar names them by a target.
+
+    pillar
+        The whole pillar.
+
+    Returns the credentials, as :func:`satellite_credential` gives them, by minion id: the ids are
+    those that the master knows the minions by. A minion whose key was deleted is not among them.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call mailsrv.lint
+    """
+    target = _settings(pillar, []).get("satellites")
+    if not target or not isinstance(target, str):
+        return {}
+    return __salt__["mine.get"](target, "mailsrv.satellite_credential", tgt_type="compound")
+
+
+def mined_certificate(pillar):
+    """
+    The certificate that the mail machine of a satellite has published in the master's mine.
+
+    pillar
+        The whole pillar of the satellite.
+
+    Returns PEM text; empty where there is none, since a CA has signed it, or no master.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call state.apply mailsrv.satellite test=True
+    """
+    minion = _relay_minion(_section(_section(pillar, "mailsrv", "", []), "satellite", "", []))
+    if not isinstance(minion, str) or not MINION.fullmatch(minion):
+        return ""
+    found = __salt__["mine.get"](minion, "mailsrv.certificate", tgt_type="list").get(minion)
+    return found if isinstance(found, str) and CERTIFICATE.fullmatch(found) else ""
+
+
+def hashes(pillar, key_file, standing, rounds, mined=None):
     """
     The crypt(3) hash of every account, made anew only where the password, the ``salt`` of the
     pillar or the rounds changed.
@@ -159,7 +276,11 @@ def hashes(pillar, key_file, standing, rounds):
     rounds
         Cost of a new hash.
 
-    Returns a dictionary of hashes by address, in the order of the pillar.
+    mined
+        What :func:`mined` returns. Default: nothing.
+
+    Returns a dictionary of hashes by address, in the order of the pillar, and by name of satellite.
+    Only those in the model may log in.
 
     CLI Example:
 
@@ -188,7 +309,7 @@ def hashes(pillar, key_file, standing, rounds):
             result[address] = fresh[prefix]
         else:
             result[address] = stand[address]
-    return result
+    return result | {name: hash for name, hash in _credentials(settings, mined, [])}
 
 
 def records(model, public_keys, addresses):
@@ -229,6 +350,14 @@ def records(model, public_keys, addresses):
                 kind = "A" if ipaddress.ip_address(address).version == 4 else "AAAA"
                 result[domain].append(_record(hostname, kind, address))
             result[domain].append(_record(hostname, "TXT", "v=spf1 a -all"))
+    for satellite in model["satellites"]:
+        if satellite["aligned"]:
+            # An answer, or a bounce, is refused by us at once; without an MX it would wait for days
+            # in front of the satellite, which does not listen.
+            result[satellite["signed_by"]] += [
+                _record(satellite["name"], "MX", f"10 {hostname}."),
+                _record(satellite["name"], "TXT", "v=spf1 mx -all"),
+            ]
     return result
 
 
@@ -257,12 +386,93 @@ def version(package):
     return [int(number) for number in match[1].split(".")]
 
 
+def satellite_credential():
+    """
+    What a satellite publishes, and the mail machine checks its password against.
+
+    Returns ``{"hash": "$6$…", "reader": …}``: the crypt(3) hash of a random password of 256 bits,
+    which stays on the satellite, and the id of the minion that may read it in the mine.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call mailsrv.satellite_credential
+    """
+    path = f"{facts()['directory']}/satellite.hash"
+    try:
+        with open(path, encoding="ascii") as file:
+            credential = file.read().strip()
+    except FileNotFoundError:
+        raise CommandExecutionError(
+            f"{path} is not there yet; salt-call state.apply mailsrv.satellite makes it"
+        ) from None
+    here = satellite(__pillar__, __opts__["id"], facts(), mined_certificate(__pillar__))
+    return {"hash": credential, "reader": here["minion"]}
+
+
+def certificate():
+    """
+    What the mail machine publishes for its satellites.
+
+    Returns its self-signed certificate, PEM text: whoever has it can be sure of this machine. Empty
+    where the pillar names another certificate, which the systems of the satellites know the CA of.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call mailsrv.certificate
+    """
+    tls = _here()["tls"]
+    if not tls["self_signed"]:
+        return ""
+    try:
+        with open(tls["cert"], encoding="ascii") as file:
+            return file.read()
+    except FileNotFoundError:
+        raise CommandExecutionError(
+            f"{tls['cert']} is not there yet; salt-call state.apply mailsrv.tls makes it"
+        ) from None
+
+
+def fingerprint(path):
+    """
+    The SHA-256 of the first certificate in a file, as dma(8) pins it.
+
+    path
+        The file, PEM.
+
+    Returns 64 digits. In test mode the file may not be there yet.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call mailsrv.fingerprint /etc/mail/relay.pem
+    """
+    try:
+        with open(path, encoding="ascii") as file:
+            text = file.read()
+    except FileNotFoundError:
+        if __opts__["test"]:
+            return "0" * 64
+        raise CommandExecutionError(
+            f"{path} is missing; put the relay's certificate there"
+        ) from None
+    found = CERTIFICATE.search(text)
+    if not found:
+        raise CommandExecutionError(f"{path} holds no certificate in PEM form")
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(found[0])).hexdigest()
+
+
 def lint():
     """
     Every fault of the pillar at once.
 
-    Returns a list of sentences, each with the key, the value (never a secret) and the cure; empty
-    where the pillar is valid. The exit status is 1 where there are faults.
+    Returns a list of sentences, each with the key, the value (never a secret) and the cure, and
+    behind the faults what is valid but worth knowing; empty where there is neither. The exit status
+    is 1 where there are faults.
 
     CLI Example:
 
@@ -270,10 +480,18 @@ def lint():
 
         salt-call mailsrv.lint
     """
-    found = faults(__pillar__, __grains__["fqdn"], facts())
+    found, notes = [], []
+    settings = _settings(__pillar__, [])
+    if "satellite" in settings:
+        found += satellite_faults(
+            __pillar__, __opts__["id"], facts(), mined_certificate(__pillar__)
+        )
+    if "domains" in settings or "satellite" not in settings:
+        read, more = _read(__pillar__, __grains__["fqdn"], facts(), mined(__pillar__))
+        found, notes = found + more, read["notes"]
     if found:
         __context__["retcode"] = 1
-    return found
+    return found + notes
 
 
 def explain(address):
@@ -292,13 +510,17 @@ def explain(address):
 
         salt-call mailsrv.explain sales@example.com
     """
-    here = model(__pillar__, __grains__["fqdn"], facts())
+    here = _here()
     target = str(address).lower()
     domain = _domain(target.rpartition("@")[2])
     if domain is None or not TARGET_LOCAL_PART.fullmatch(target.rpartition("@")[0]):
         raise SaltInvocationError(f"mailsrv.explain: {_show(address)} is not an address")
     accounts = {account["address"]: account for account in here["accounts"]}
     result = {"senders": _explain_senders(target, here)}
+    if any(domain == satellite["name"] for satellite in here["satellites"] if satellite["aligned"]):
+        result["accepted"] = "no"
+        result["because"] = f"{domain} is a satellite, which sends only"
+        return result
     if domain not in here["domains"]:
         result["accepted"] = "from our users and this machine only"
         result["because"] = f"{domain} is not one of our domains: {', '.join(here['domains'])}"
@@ -340,7 +562,7 @@ def dns(domain=None):
         salt-call mailsrv.dns
         salt-call mailsrv.dns example.com --out=json
     """
-    here = model(__pillar__, __grains__["fqdn"], facts())
+    here = _here()
     if domain is not None and domain not in here["domains"]:
         raise SaltInvocationError(
             f"mailsrv.dns: {domain!r} is not one of the pillar's domains: "
@@ -381,7 +603,7 @@ def client():
 
         salt-call mailsrv.client
     """
-    here = model(__pillar__, __grains__["fqdn"], facts())
+    here = _here()
     hostname = here["hostname"]
     return {
         "incoming mail": f"IMAP, {hostname}, port 993, TLS (or 143, STARTTLS)",
@@ -397,7 +619,7 @@ def client():
 # everything that cannot be used, and returns what can.
 
 
-def _read(pillar, fqdn, facts):
+def _read(pillar, fqdn, facts, mined):
     faults, notes = [], []
     settings = _settings(pillar, faults)
     if "salt" in settings and not isinstance(settings["salt"], str):
@@ -423,6 +645,8 @@ def _read(pillar, fqdn, facts):
         "tls": _tls(settings, hostname, facts, faults),
         "dkim": _dkim(settings, domains, facts, faults),
         "passwords": _passwords(settings, facts, faults),
+        "satellites": _satellites(settings, mined, domains, hostname, faults, notes),
+        "has_fleet": isinstance(settings.get("satellites"), str),
         "notes": notes,
     }, faults
 
@@ -454,8 +678,7 @@ def _unknown_keys(section, known, path, faults):
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
             cure = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-            name = re.sub(r"[^\w.@-]", "?", str(key))[:40]
-            faults.append(f"{path}{name}: no such key; {cure}")
+            faults.append(f"{path}{_name(key)}: no such key; {cure}")
 
 
 def _domains(settings, faults):
@@ -624,10 +847,9 @@ def _targets(targets, path, faults):
         faults.append(f"{path}: leads nowhere; name a target, or remove it")
     result = []
     for target in listed:
-        text = target if isinstance(target, str) else ""
-        local, _, domain = text.rpartition("@")
-        if _domain(domain) and TARGET_LOCAL_PART.fullmatch(local) and not local.endswith("."):
-            result.append(_address(text) or f"{local}@{_domain(domain)}")
+        address = _target(target)
+        if address:
+            result.append(address)
         else:
             faults.append(
                 f"{path}: its target {_show(target)} is not an address; "
@@ -708,7 +930,7 @@ def _tls(settings, hostname, facts, faults):
         if path is None:
             if given:
                 faults.append(f"mailsrv:tls:{key}: is missing; name both cert and key")
-        elif not isinstance(path, str) or not re.fullmatch(r"(salt:/)?/[\w./@+-]+", path, re.ASCII):
+        elif not isinstance(path, str) or not PATH.fullmatch(path):
             faults.append(
                 f"mailsrv:tls:{key}: {_show(path)} is not a path; write it like /etc/ssl/mail.pem "
                 "or salt://mail.pem, without blanks"
@@ -794,6 +1016,130 @@ def _passwords(settings, facts, faults):
     return passwords
 
 
+def _satellites(settings, mined, domains, hostname, faults, notes):
+    """Who of the satellites may send as what, signed by whom."""
+    by_hand = isinstance(settings.get("satellites"), dict)
+    result = []
+    for name, credential in _credentials(settings, mined, faults):
+        trouble = _satellite_trouble(name, credential, domains, hostname)
+        if trouble and by_hand:
+            faults.append(f"mailsrv:satellites:{_name(name)}: {trouble}")
+        elif trouble:
+            # One machine of the fleet does not stop the mail of all.
+            notes.append(f"satellite {_show(name)} cannot send: it {trouble}")
+        else:
+            parents = [domain for domain in domains if name.endswith(f".{domain}")]
+            signer = max(parents, key=len, default=domains[0] if domains else "")
+            result.append({"name": name, "signed_by": signer, "aligned": bool(parents)})
+            if domains and not parents:
+                notes.append(
+                    f"satellite {name} is in none of our domains: its mail is signed by {signer}, "
+                    "which does not count for its own name (DMARC)"
+                )
+    if not by_hand and settings.get("satellites") and not result:
+        notes.append(
+            "mailsrv:satellites: no minion of this target has published a credential for us yet; "
+            "run the highstate on the satellites, then here"
+        )
+    return result
+
+
+def _credentials(settings, mined, faults):
+    """Every satellite's name and hash, as they stand in the pillar or the mine."""
+    given = settings.get("satellites")
+    if given is None:
+        return []
+    if isinstance(given, dict):
+        listed = given
+    elif isinstance(given, str) and given.strip():
+        listed = mined or {}
+    else:
+        faults.append(
+            "mailsrv:satellites: must be a target of minions, like '*.example.com', or names with "
+            f"their hash, not {_kind(given) if given else 'nothing'}"
+        )
+        return []
+    result = []
+    for name, entry in listed.items():
+        entry = entry if isinstance(entry, dict) else {}
+        if listed is given:
+            _unknown_keys(entry, KEYS["satellites"], f"mailsrv:satellites:{_name(name)}:", faults)
+        result.append((name, entry.get("hash")))
+    return result
+
+
+def _satellite_trouble(name, credential, domains, hostname):
+    if not isinstance(name, str) or _domain(name) != name:
+        return f"is not a host name in lower case; {RENAME}"
+    if name in domains or name == hostname:
+        return f"has the name of {'a mail domain' if name in domains else 'this server'}; {RENAME}"
+    if not isinstance(credential, str) or not CREDENTIAL.fullmatch(credential):
+        printer = "salt-call mailsrv.satellite_credential"
+        return f"has no hash that can be used; the satellite prints it: {printer}"
+    return None
+
+
+def _read_satellite(pillar, name, facts, certificate):
+    faults = []
+    path = "mailsrv:satellite"
+    given = _section(_section(pillar, "mailsrv", "mailsrv", faults), "satellite", path, faults)
+    if _domain(name) != name:
+        faults.append(f"id: {_show(name)} is not a host name in lower case; {RENAME}")
+    relay = _domain(given.get("relay"))
+    if relay is None:
+        faults.append(
+            f"{path}:relay: {_show(given.get('relay', ''))} is not a host name; "
+            "name the mail machine, like mail.example.com"
+        )
+    elif relay == name:
+        faults.append(f"{path}:relay: is this machine itself; name the mail machine")
+    minion = _relay_minion(given)
+    if relay and (not isinstance(minion, str) or not MINION.fullmatch(minion)):
+        faults.append(
+            f"{path}:minion: {_show(minion)} is not the id of a minion; write it like "
+            "mail.example.com"
+        )
+    root = _target(given.get("root"))
+    if root is None:
+        faults.append(
+            f"{path}:root: {_show(given.get('root', ''))} is not an address; "
+            "name who reads root's mail, like admin@example.com"
+        )
+    elif root.endswith(f"@{name}"):
+        faults.append(f"{path}:root: {root} is on this machine; name a mailbox elsewhere")
+    agent = given.get("agent", AGENTS[0])
+    if agent not in AGENTS:
+        faults.append(f"{path}:agent: {_show(agent)} is no agent; choose {' or '.join(AGENTS)}")
+    ca = given.get("ca")
+    if ca is not None and (not isinstance(ca, str) or not PATH.fullmatch(ca)):
+        faults.append(
+            f"{path}:ca: {_show(ca)} is not a path; write it like /etc/ssl/relay.pem "
+            "or salt://relay.pem, without blanks"
+        )
+    elif agent == "dma" and not ca and not certificate:
+        faults.append(
+            f"{path}:agent: dma verifies no CA, it only knows one certificate again, and "
+            f"{_show(minion)} has published none; run the highstate there first, or name the "
+            f"certificate in {path}:ca, or use opensmtpd"
+        )
+    here = f"{facts['directory']}/relay.pem"
+    on_server = str(ca).startswith("salt://")
+    return {
+        "name": name,
+        "relay": relay,
+        "minion": minion,
+        "root": root,
+        "agent": agent,
+        "ca": here if on_server or (certificate and not ca) else ca or "",
+        "ca_source": ca if on_server else "",
+    }, faults
+
+
+def _relay_minion(given):
+    """The id of the mail machine's minion, which by default is its name."""
+    return given.get("minion", _domain(given.get("relay")))
+
+
 def _domain(name):
     """The domain in lower case, or None where the name is none."""
     if not isinstance(name, str) or len(name) > 253 or not name.isascii():
@@ -815,6 +1161,15 @@ def _address(text):
     return f"{local}@{domain}"
 
 
+def _target(text):
+    """Any address that mail can be sent on to, or None where the text is none."""
+    text = text if isinstance(text, str) else ""
+    local, _, domain = text.rpartition("@")
+    if not _domain(domain) or not TARGET_LOCAL_PART.fullmatch(local) or local.endswith("."):
+        return None
+    return _address(text) or f"{local}@{_domain(domain)}"
+
+
 def _catch_all(text):
     """`@domain` in lower case, or None where the text is none."""
     if not isinstance(text, str) or not text.startswith("@"):
@@ -827,6 +1182,11 @@ def _base(address):
     """The address without its subaddress: user@… of user+tag@…"""
     local, _, domain = address.rpartition("@")
     return f"{local.partition('+')[0]}@{domain}"
+
+
+def _name(key):
+    """A key of the pillar as it can be shown, whatever it is."""
+    return re.sub(r"[^\w.@-]", "?", str(key))[:40]
 
 
 def _show(value):
@@ -871,6 +1231,10 @@ def _standing(paths):
     return result
 
 
+def _here():
+    return model(__pillar__, __grains__["fqdn"], facts(), mined(__pillar__))
+
+
 def _public_keys(here):
     result = {}
     for key in here["dkim"]["keys"]:
@@ -909,6 +1273,12 @@ def _explain_senders(target, here):
             result[own] = f"{name} is an alias of it"
         elif name in account["senders"] or f"@{name.partition('@')[2]}" in account["senders"]:
             result[own] = "its send_as says so"
+    for satellite in here["satellites"]:
+        if target.endswith(f"@{satellite['name']}"):
+            signed = f"signed by {satellite['signed_by']}"
+            result[satellite["name"]] = f"it is the satellite of this name; {signed}" + (
+                "" if satellite["aligned"] else ", which does not count for its own name (DMARC)"
+            )
     return result
 
 
