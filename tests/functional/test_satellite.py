@@ -71,12 +71,8 @@ def test_the_mail_server_that_came_with_the_system_gives_way(satellite, system, 
 
 def test_on_freebsd_sendmail_leads_to_the_agent(satellite):
     for agent, program in (("opensmtpd", "/usr/local/sbin/smtpctl"), ("dma", "/usr/libexec/dma")):
-        low = satellite("FreeBSD", agent).low("mailsrv.satellite")
-        (state,) = [chunk for chunk in low if chunk["name"].endswith("/mailer.conf")]
-        if "contents" in state:
-            assert re.search(rf"^sendmail\t{program}$", state["contents"], re.M)
-        else:
-            assert state["source"] == "salt://mailsrv/opensmtpd/mailer.conf"
+        files = satellite("FreeBSD", agent).files("mailsrv.satellite")
+        assert f"\nsendmail\t{program}\n" in files["/etc/mail/mailer.conf"]
 
 
 def test_an_opensmtpd_that_openssl_3_breaks_is_taken_from_backports_here_too(satellite):
@@ -261,6 +257,41 @@ def test_without_a_master_there_is_nothing_to_publish(satellite):
     ret = satellite().state_function("mailsrv.published")("mailsrv.satellite_credential")
     assert (ret["result"], ret["changes"]) == (True, {})
     assert "no master" in ret["comment"]
+
+
+HASH = "$6$salt$" + "a" * 86
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_the_mail_machine_lets_a_satellite_log_in_and_send_as_itself(minion, system):
+    satellites = {WEB1: {"hash": HASH}, "web1.other.net": {"hash": HASH}}
+    files = minion(system).files(satellites=satellites)
+    tables = {os.path.basename(name): text.splitlines() for name, text in files.items()}
+    for name in satellites:
+        assert f"{name} {HASH}" in tables["credentials"]
+        assert f"{name} @{name}" in tables["sendas"]
+    # Mail for it is refused at once; what is outside of our domains is not ours to refuse.
+    assert WEB1 in tables["vdomains"]
+    assert "web1.other.net" not in tables["vdomains"]
+    for table in ("recipients", "virtuals", "dovecot-passwd", "ours"):
+        assert not [line for line in tables[table] if "web1" in line]
+
+
+def test_only_a_mail_machine_with_a_fleet_publishes_its_certificate(minion):
+    published = "mailsrv-tls-published"
+    for satellites, there in (("web*", True), ({WEB1: {"hash": HASH}}, False), (None, False)):
+        low = minion().low("mailsrv.tls", satellites=satellites)
+        assert (published in {chunk["__id__"] for chunk in low}) is there
+
+
+def test_the_certificate_that_is_published_is_the_self_signed_one_or_none(minion, pillar):
+    machine = minion()
+    path = machine.at("/etc/mail/tls/mx.example.com.crt")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("the certificate\n")
+    assert machine("mailsrv.certificate") == "the certificate\n"
+    tls = "domains: [example.com]\nmailsrv: {tls: {cert: /etc/ssl/a.crt, key: /etc/ssl/a.key}}"
+    assert minion(pillar=pillar(tls))("mailsrv.certificate") == ""
 
 
 def test_the_hash_for_a_mail_machine_without_a_master_is_printed(satellite):

@@ -31,11 +31,7 @@ mailsrv-dma-aliases:
 mailsrv-dma-mailer-conf:
   file.managed:
     - name: {{ os.dma.mailer_conf }}
-    - contents: |
-        # Managed by Salt (mailsrv.satellite): changes here are overwritten. See mailer.conf(5).
-        sendmail	/usr/libexec/dma
-        mailq	/usr/libexec/dma
-        newaliases	/usr/libexec/dma
+    - source: salt://mailsrv/satellite/mailer.conf
     - require:
       - file: mailsrv-dma-config
 

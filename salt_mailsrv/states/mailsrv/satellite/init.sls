@@ -1,5 +1,9 @@
 {%- from "mailsrv/macros.jinja" import refuse with context %}
-{%- set faults = salt["mailsrv.satellite_faults"](pillar, opts["id"], salt["mailsrv.facts"](), salt["mailsrv.mined_certificate"](pillar)) if "mailsrv.satellite_faults" in salt else [] %}
+{%- set faults = [] %}
+{%- if "mailsrv.satellite" in salt %}
+{%- set certificate = salt["mailsrv.mined_certificate"](pillar) %}
+{%- set faults = salt["mailsrv.satellite_faults"](pillar, opts["id"], salt["mailsrv.facts"](), certificate) %}
+{%- endif %}
 {%- if faults %}
 {{- refuse(faults) }}
 {%- else %}
