@@ -309,7 +309,8 @@ def hashes(pillar, key_file, standing, rounds, mined=None):
             result[address] = fresh[prefix]
         else:
             result[address] = stand[address]
-    return result | {name: hash for name, hash in _credentials(settings, mined, [])}
+    # An account's is never that of a minion which bears its name.
+    return dict(_credentials(settings, mined, [])) | result
 
 
 def records(model, public_keys, addresses):

@@ -156,6 +156,19 @@ def test_the_hashes_of_satellites_stand_beside_those_of_the_accounts(tmp_path):
     assert mailsrv.hashes(target, str(key), [], 1000, mined)[WEB1] == OTHER
 
 
+def test_a_minion_with_the_name_of_an_account_does_not_get_its_password_changed(mail, tmp_path):
+    key = tmp_path / "key"
+    key.write_bytes(bytes(32))
+    pillar = {
+        "domains": ["example.com"],
+        "accounts": [{"address": "a@example.com", "hash": HASH}],
+        "mailsrv": {"satellites": "*"},
+    }
+    mined = {"a@example.com": {"hash": OTHER}}
+    assert mailsrv.hashes(pillar, str(key), [], 1000, mined) == {"a@example.com": HASH}
+    assert mail("*", mined)["satellites"] == []
+
+
 def test_a_satellite_is_found_by_our_mx_and_its_mail_by_our_addresses(mail):
     model = mail({WEB1: {"hash": HASH}, "web1.other.net": {"hash": HASH}})
     records = mailsrv.records(model, dict.fromkeys(model["domains"], "MIGf"), [])
