@@ -58,7 +58,8 @@ def run():
         salt-call mailcheck.run
     """
     facts = __salt__["mailsrv.facts"]()
-    model = __salt__["mailsrv.model"](__pillar__, __grains__["fqdn"], facts)
+    mined = __salt__["mailsrv.mined"](__pillar__)
+    model = __salt__["mailsrv.model"](__pillar__, __grains__["fqdn"], facts, mined)
     daemons = ["opensmtpd", "dovecot"]
     if model["dkim"]["signer"] == "dkimproxy":
         daemons.append("dkimproxy")
@@ -543,14 +544,15 @@ _SUPERFLUOUS = {
 
 def _model(facts, skip):
     """The model of the pillar, with more to skip as if it stood there."""
-    model = __salt__["mailsrv.model"](__pillar__, __grains__["fqdn"], facts)
+    mined = __salt__["mailsrv.mined"](__pillar__)
+    model = __salt__["mailsrv.model"](__pillar__, __grains__["fqdn"], facts, mined)
     if not skip:
         return model
     settings = __pillar__.get("mailsrv") or {}
     given = settings.get("dns") or {}
     more = [*(given.get("skip") or []), *(skip if isinstance(skip, list) else [skip])]
     pillar = {**__pillar__, "mailsrv": {**settings, "dns": {**given, "skip": more}}}
-    return __salt__["mailsrv.model"](pillar, __grains__["fqdn"], facts)
+    return __salt__["mailsrv.model"](pillar, __grains__["fqdn"], facts, mined)
 
 
 def _questions(domain, records, model, key_directory):

@@ -1,9 +1,11 @@
 """
 The model of the pillar: everything the formula's templates need, validated and complete.
 
-:func:`model`, :func:`hashes` and :func:`records` are functions of their arguments. The functions
-for the command line (:func:`lint`, :func:`explain`, :func:`dns`, :func:`zone`, :func:`web`,
-:func:`client`) read the pillar and the machine and call them.
+:func:`model`, :func:`satellite`, :func:`hashes` and :func:`records` are functions of their
+arguments. The functions for the command line (:func:`lint`, :func:`explain`, :func:`dns`,
+:func:`zone`, :func:`web`, :func:`client`) read the pillar and the machine and call them.
+:func:`satellite_credential` and :func:`certificate` are what the machines of a fleet tell each
+other, through the master's mine.
 """
 
 import base64
@@ -16,6 +18,7 @@ import json
 import os
 import re
 import shutil
+import ssl
 import time
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
@@ -57,6 +60,17 @@ SRS_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 # libxcrypt's CRYPT_MAX_PASSPHRASE_SIZE, less the NUL that ends it.
 MAX_PASSWORD = 511
 
+# What `openssl passwd -6` prints. Without rounds: a satellite does not choose how long it takes.
+CREDENTIAL = re.compile(r"\$6\$[./0-9A-Za-z]{1,16}\$[./0-9A-Za-z]{86}")
+
+CERTIFICATE = re.compile(
+    r"-----BEGIN CERTIFICATE-----\n(?:[0-9A-Za-z+/=]+\n)+-----END CERTIFICATE-----\n"
+)
+MINION = re.compile(r"[\w.-]+", re.ASCII)
+
+# A file on the minion, or on the file server.
+PATH = re.compile(r"(salt:/)?/[\w./@+-]+", re.ASCII)
+
 SEED_KEYS = ("salt", "domains", "accounts")
 ARCHIVE = {
     "source": re.compile(r"[\w.:/@+=~%-]+", re.ASCII),
@@ -78,6 +92,8 @@ KEYS = {
         "nsd",
         "spam_filter",
         "passwords",
+        "satellites",
+        "satellite",
     ),
     "srs": ("key",),
     "tls": ("cert", "key"),
@@ -91,6 +107,8 @@ KEYS = {
     "nsd": ("machines", "nameservers"),
     "passwords": ("rounds",),
     "account": ("address", "password", "hash", "quota", "send_as"),
+    "satellites": ("hash",),
+    "satellite": ("relay", "root", "agent", "minion", "ca"),
 }
 SIGNERS = ("dkimproxy", "dkimsign", "rspamd")
 
@@ -132,6 +150,9 @@ BEHIND_NAT = [
     for network in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
 ]
 
+AGENTS = ("opensmtpd", "dma")
+RENAME = "give the minion an id like web1.example.com"
+
 
 def __virtual__():
     # Always there: a template that misses it could only say "no attribute 'mailsrv.model'".
@@ -166,7 +187,7 @@ def facts():
     }
 
 
-def model(pillar, fqdn, facts):
+def model(pillar, fqdn, facts, mined=None):
     """
     Validate and complete the pillar.
 
@@ -179,6 +200,9 @@ def model(pillar, fqdn, facts):
     facts
         What :func:`facts` returns.
 
+    mined
+        What :func:`mined` returns. Default: nothing.
+
     Returns a dictionary without any secret. Raises ``SaltInvocationError`` with every fault of the
     pillar, one sentence a line.
 
@@ -188,17 +212,17 @@ def model(pillar, fqdn, facts):
 
         salt-call mailsrv.lint
     """
-    result, found = _read(pillar, fqdn, facts)
+    result, found = _read(pillar, fqdn, facts, mined)
     if found:
         raise SaltInvocationError("the pillar is not valid:\n" + "\n".join(found))
     return result
 
 
-def faults(pillar, fqdn, facts):
+def faults(pillar, fqdn, facts, mined=None):
     """
     What :func:`model` would refuse.
 
-    pillar, fqdn, facts
+    pillar, fqdn, facts, mined
         As for :func:`model`.
 
     Returns a list of sentences, each with the key, the value (never a secret) and the cure; empty
@@ -210,10 +234,103 @@ def faults(pillar, fqdn, facts):
 
         salt-call mailsrv.lint
     """
-    return _read(pillar, fqdn, facts)[1]
+    return _read(pillar, fqdn, facts, mined)[1]
 
 
-def hashes(pillar, key_file, standing, rounds):
+def satellite(pillar, name, facts, certificate=""):
+    """
+    Validate and complete the pillar of a machine that only sends, through a mail machine.
+
+    pillar
+        The whole pillar, a dictionary; ``mailsrv:satellite`` counts.
+
+    name
+        The id of the minion, which is the machine's name towards the mail machine.
+
+    facts
+        What :func:`facts` returns.
+
+    certificate
+        What :func:`mined_certificate` returns. Default: none.
+
+    Returns a dictionary without any secret. Raises ``SaltInvocationError`` with every fault of the
+    pillar, one sentence a line.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call mailsrv.lint
+    """
+    result, found = _read_satellite(pillar, name, facts, certificate)
+    if found:
+        raise SaltInvocationError("the pillar is not valid:\n" + "\n".join(found))
+    return result
+
+
+def satellite_faults(pillar, name, facts, certificate=""):
+    """
+    What :func:`satellite` would refuse.
+
+    pillar, name, facts, certificate
+        As for :func:`satellite`.
+
+    Returns a list of sentences, as :func:`faults` does.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call mailsrv.lint
+    """
+    return _read_satellite(pillar, name, facts, certificate)[1]
+
+
+def mined(pillar):
+    """
+    What the satellites have published in the master's mine, if the pillar names them by a target.
+
+    pillar
+        The whole pillar.
+
+    Returns the credentials, as :func:`satellite_credential` gives them, by minion id: the ids are
+    those that the master knows the minions by. A minion whose key was deleted is not among them.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call mailsrv.lint
+    """
+    target = _settings(pillar, []).get("satellites")
+    if not target or not isinstance(target, str):
+        return {}
+    return __salt__["mine.get"](target, "mailsrv.satellite_credential", tgt_type="compound")
+
+
+def mined_certificate(pillar):
+    """
+    The certificate that the mail machine of a satellite has published in the master's mine.
+
+    pillar
+        The whole pillar of the satellite.
+
+    Returns PEM text; empty where there is none, since a CA has signed it, or no master.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call state.apply mailsrv.satellite test=True
+    """
+    minion = _relay_minion(_section(_section(pillar, "mailsrv", "", []), "satellite", "", []))
+    if not isinstance(minion, str) or not MINION.fullmatch(minion):
+        return ""
+    found = __salt__["mine.get"](minion, "mailsrv.certificate", tgt_type="list").get(minion)
+    return found if isinstance(found, str) and CERTIFICATE.fullmatch(found) else ""
+
+
+def hashes(pillar, key_file, standing, rounds, mined=None):
     """
     The crypt(3) hash of every account, made anew only where the password, the ``salt`` of the
     pillar or the rounds changed.
@@ -234,7 +351,11 @@ def hashes(pillar, key_file, standing, rounds):
     rounds
         Cost of a new hash.
 
-    Returns a dictionary of hashes by address, in the order of the pillar.
+    mined
+        What :func:`mined` returns. Default: nothing.
+
+    Returns a dictionary of hashes by address, in the order of the pillar, and by name of satellite.
+    Only those in the model may log in.
 
     CLI Example:
 
@@ -263,7 +384,8 @@ def hashes(pillar, key_file, standing, rounds):
             result[address] = fresh[prefix]
         else:
             result[address] = stand[address]
-    return result
+    # An account's is never that of a minion which bears its name.
+    return dict(_credentials(settings, mined, [])) | result
 
 
 def signing(model):
@@ -333,6 +455,24 @@ def records(model, published, addresses, tlsa=None):
         ]
         if domain in homes:
             result[domain] += _host_records(hostname, addresses, tlsa)
+    for satellite in model["satellites"]:
+        if satellite["aligned"]:
+            # An answer, or a bounce, is refused by us at once; without an MX it would wait for days
+            # in front of the satellite, which does not listen.
+            result[satellite["signed_by"]] += [
+                _recommended(
+                    satellite["name"],
+                    "MX",
+                    f"10 {hostname}.",
+                    "an answer to this satellite is refused at once",
+                ),
+                _recommended(
+                    satellite["name"],
+                    "TXT",
+                    "v=spf1 mx -all",
+                    "it says who may send as this satellite (SPF)",
+                ),
+            ]
     return result
 
 
@@ -392,12 +532,93 @@ def version(package):
     return [int(number) for number in match[1].split(".")]
 
 
+def satellite_credential():
+    """
+    What a satellite publishes, and the mail machine checks its password against.
+
+    Returns ``{"hash": "$6$…", "reader": …}``: the crypt(3) hash of a random password of 256 bits,
+    which stays on the satellite, and the id of the minion that may read it in the mine.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call mailsrv.satellite_credential
+    """
+    path = f"{facts()['directory']}/satellite.hash"
+    try:
+        with open(path, encoding="ascii") as file:
+            credential = file.read().strip()
+    except FileNotFoundError:
+        raise CommandExecutionError(
+            f"{path} is not there yet; salt-call state.apply mailsrv.satellite makes it"
+        ) from None
+    here = satellite(__pillar__, __opts__["id"], facts(), mined_certificate(__pillar__))
+    return {"hash": credential, "reader": here["minion"]}
+
+
+def certificate():
+    """
+    What the mail machine publishes for its satellites.
+
+    Returns its self-signed certificate, PEM text: whoever has it can be sure of this machine. Empty
+    where the pillar names another certificate, which the systems of the satellites know the CA of.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call mailsrv.certificate
+    """
+    tls = _here()["tls"]
+    if not tls["self_signed"]:
+        return ""
+    try:
+        with open(tls["cert"], encoding="ascii") as file:
+            return file.read()
+    except FileNotFoundError:
+        raise CommandExecutionError(
+            f"{tls['cert']} is not there yet; salt-call state.apply mailsrv.tls makes it"
+        ) from None
+
+
+def fingerprint(path):
+    """
+    The SHA-256 of the first certificate in a file, as dma(8) pins it.
+
+    path
+        The file, PEM.
+
+    Returns 64 digits. In test mode the file may not be there yet.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call mailsrv.fingerprint /etc/mail/relay.pem
+    """
+    try:
+        with open(path, encoding="ascii") as file:
+            text = file.read()
+    except FileNotFoundError:
+        if __opts__["test"]:
+            return "0" * 64
+        raise CommandExecutionError(
+            f"{path} is missing; put the relay's certificate there"
+        ) from None
+    found = CERTIFICATE.search(text)
+    if not found:
+        raise CommandExecutionError(f"{path} holds no certificate in PEM form")
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(found[0])).hexdigest()
+
+
 def lint():
     """
     Every fault of the pillar at once.
 
-    Returns a list of sentences, each with the key, the value (never a secret) and the cure; empty
-    where the pillar is valid. The exit status is 1 where there are faults.
+    Returns a list of sentences, each with the key, the value (never a secret) and the cure, and
+    behind the faults what is valid but worth knowing; empty where there is neither. The exit status
+    is 1 where there are faults.
 
     CLI Example:
 
@@ -405,10 +626,18 @@ def lint():
 
         salt-call mailsrv.lint
     """
-    found = faults(__pillar__, __grains__["fqdn"], facts())
+    found, notes = [], []
+    settings = _settings(__pillar__, [])
+    if "satellite" in settings:
+        found += satellite_faults(
+            __pillar__, __opts__["id"], facts(), mined_certificate(__pillar__)
+        )
+    if "domains" in settings or "satellite" not in settings:
+        read, more = _read(__pillar__, __grains__["fqdn"], facts(), mined(__pillar__))
+        found, notes = found + more, read["notes"]
     if found:
         __context__["retcode"] = 1
-    return found
+    return found + notes
 
 
 def explain(address):
@@ -429,13 +658,17 @@ def explain(address):
 
         salt-call mailsrv.explain sales@example.com
     """
-    here = model(__pillar__, __grains__["fqdn"], facts())
+    here = _here()
     target = str(address).lower()
     domain = _domain(target.rpartition("@")[2])
     if domain is None or not TARGET_LOCAL_PART.fullmatch(target.rpartition("@")[0]):
         raise SaltInvocationError(f"mailsrv.explain: {_show(address)} is not an address")
     accounts = {account["address"]: account for account in here["accounts"]}
     result = {"senders": _explain_senders(target, here)}
+    if any(domain == satellite["name"] for satellite in here["satellites"] if satellite["aligned"]):
+        result["accepted"] = "no"
+        result["because"] = f"{domain} is a satellite, which sends only"
+        return result
     if domain not in here["domains"]:
         result["accepted"] = "from our users and this machine only"
         result["because"] = f"{domain} is not one of our domains: {', '.join(here['domains'])}"
@@ -480,9 +713,7 @@ def leftovers():
         salt-call mailsrv.leftovers
     """
     known = facts()
-    accounts = {
-        account["address"] for account in model(__pillar__, __grains__["fqdn"], known)["accounts"]
-    }
+    accounts = {account["address"] for account in _here()["accounts"]}
     result = {}
     top = known["vmail"]["home"]
     for domain in _subdirectories(top):
@@ -543,7 +774,7 @@ def dns(domain=None):
         salt-call mailsrv.dns
         salt-call mailsrv.dns example.com --out=json
     """
-    here = model(__pillar__, __grains__["fqdn"], facts())
+    here = _here()
     return _records_here(here, _chosen(domain, here, "mailsrv.dns"))
 
 
@@ -564,7 +795,7 @@ def zone(domain=None):
         salt-call mailsrv.zone example.com
         salt-call mailsrv.zone example.com --out=txt | cut -c8- > example.com.zone
     """
-    here = model(__pillar__, __grains__["fqdn"], facts())
+    here = _here()
     found = _records_here(here, _chosen(domain, here, "mailsrv.zone"))
     return "\n".join(_zone(name, entries, here) for name, entries in found.items())
 
@@ -585,7 +816,7 @@ def web(domain=None):
 
         salt-call mailsrv.web example.com
     """
-    here = model(__pillar__, __grains__["fqdn"], facts())
+    here = _here()
     if not here["dns"]["web"]:
         raise CommandExecutionError(
             "mailsrv.web: no host serves these files; name one in mailsrv:dns:web"
@@ -614,7 +845,7 @@ def rotation():
         salt-call mailsrv.rotation
     """
     known = facts()
-    here = model(__pillar__, __grains__["fqdn"], known)
+    here = _here()
     result = {domain: {} for domain in here["domains"]}
     for key in here["dkim"]["keys"]:
         stage = _stage(key)
@@ -649,7 +880,7 @@ def client():
 
         salt-call mailsrv.client
     """
-    here = model(__pillar__, __grains__["fqdn"], facts())
+    here = _here()
     hostname = here["hostname"]
     return {
         "incoming mail": f"IMAP, {hostname}, port 993, TLS (or 143, STARTTLS)",
@@ -665,17 +896,17 @@ def client():
 # everything that cannot be used, and returns what can.
 
 
-def _read(pillar, fqdn, facts):
+def _read(pillar, fqdn, facts, mined):
     # Each template of a run asks for the model: with 10000 accounts that was most of the time.
-    question = hashlib.sha256(repr((pillar, fqdn, facts)).encode(errors="replace")).digest()
+    question = hashlib.sha256(repr((pillar, fqdn, facts, mined)).encode(errors="replace")).digest()
     last = __context__.setdefault("mailsrv.model", {})
     if question not in last:
         last.clear()
-        last[question] = _read_anew(pillar, fqdn, facts)
+        last[question] = _read_anew(pillar, fqdn, facts, mined)
     return last[question]
 
 
-def _read_anew(pillar, fqdn, facts):
+def _read_anew(pillar, fqdn, facts, mined):
     faults, notes = [], []
     settings = _settings(pillar, faults)
     if "salt" in settings and not isinstance(settings["salt"], str):
@@ -714,6 +945,8 @@ def _read_anew(pillar, fqdn, facts):
         "dns": _dns(settings, domains, hostname, tls, {*mailboxes, *aliases}, faults),
         "spam_filter": _switch(settings, "spam_filter", "mailsrv:spam_filter", faults),
         "passwords": _passwords(settings, facts, faults),
+        "satellites": _satellites(settings, mined, domains, hostname, faults, notes),
+        "has_fleet": isinstance(settings.get("satellites"), str),
         "notes": notes,
     }
     model["rspamd"] = model["spam_filter"] or model["dkim"]["signer"] == "rspamd"
@@ -747,7 +980,7 @@ def _unknown_keys(section, known, path, faults):
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
             cure = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-            name = re.sub(r"[^\w.@-]", "?", str(key))[:40]
+            name = _name(key)
             if known is KEYS["account"] and not near:
                 # {address: …, hash: $argon2id$m=65536,t=3,p=1$…}: YAML makes keys of a secret.
                 name = "?"
@@ -967,14 +1200,9 @@ def _targets(targets, path, domains, faults):
         faults.append(f"{path}: leads nowhere; name a target, or remove it")
     result = []
     for target in listed:
-        text = target if isinstance(target, str) else ""
-        local, _, domain = text.rpartition("@")
-        if _domain(domain) and TARGET_LOCAL_PART.fullmatch(local) and not local.endswith("."):
-            if _domain(domain) in domains:
-                # RFC 5321, section 2.4: another server may tell A from a.
-                user, plus, tag = local.partition("+")
-                local = f"{user.lower()}{plus}{tag}"
-            result.append(f"{local}@{_domain(domain)}")
+        address = _target(target, domains)
+        if address:
+            result.append(address)
         else:
             faults.append(
                 f"{path}: its target {_show(target)} is not an address; "
@@ -1056,7 +1284,7 @@ def _tls(settings, hostname, facts, faults):
         if path is None:
             if given:
                 faults.append(f"mailsrv:tls:{key}: is missing; name both cert and key")
-        elif not isinstance(path, str) or not re.fullmatch(r"(salt:/)?/[\w./@+-]+", path, re.ASCII):
+        elif not isinstance(path, str) or not PATH.fullmatch(path):
             faults.append(
                 f"mailsrv:tls:{key}: {_show(path)} is not a path; write it like /etc/ssl/mail.pem "
                 "or salt://mail.pem, without blanks"
@@ -1413,6 +1641,130 @@ def _passwords(settings, facts, faults):
     return {"rounds": rounds}
 
 
+def _satellites(settings, mined, domains, hostname, faults, notes):
+    """Who of the satellites may send as what, signed by whom."""
+    by_hand = isinstance(settings.get("satellites"), dict)
+    result = []
+    for name, credential in _credentials(settings, mined, faults):
+        trouble = _satellite_trouble(name, credential, domains, hostname)
+        if trouble and by_hand:
+            faults.append(f"mailsrv:satellites:{_name(name)}: {trouble}")
+        elif trouble:
+            # One machine of the fleet does not stop the mail of all.
+            notes.append(f"satellite {_show(name)} cannot send: it {trouble}")
+        else:
+            parents = [domain for domain in domains if name.endswith(f".{domain}")]
+            signer = max(parents, key=len, default=domains[0] if domains else "")
+            result.append({"name": name, "signed_by": signer, "aligned": bool(parents)})
+            if domains and not parents:
+                notes.append(
+                    f"satellite {name} is in none of our domains: its mail is signed by {signer}, "
+                    "which does not count for its own name (DMARC)"
+                )
+    if not by_hand and settings.get("satellites") and not result:
+        notes.append(
+            "mailsrv:satellites: no minion of this target has published a credential for us yet; "
+            "run the highstate on the satellites, then here"
+        )
+    return result
+
+
+def _credentials(settings, mined, faults):
+    """Every satellite's name and hash, as they stand in the pillar or the mine."""
+    given = settings.get("satellites")
+    if given is None:
+        return []
+    if isinstance(given, dict):
+        listed = given
+    elif isinstance(given, str) and given.strip():
+        listed = mined or {}
+    else:
+        faults.append(
+            "mailsrv:satellites: must be a target of minions, like '*.example.com', or names with "
+            f"their hash, not {_kind(given) if given else 'nothing'}"
+        )
+        return []
+    result = []
+    for name, entry in listed.items():
+        entry = entry if isinstance(entry, dict) else {}
+        if listed is given:
+            _unknown_keys(entry, KEYS["satellites"], f"mailsrv:satellites:{_name(name)}:", faults)
+        result.append((name, entry.get("hash")))
+    return result
+
+
+def _satellite_trouble(name, credential, domains, hostname):
+    if not isinstance(name, str) or _domain(name) != name:
+        return f"is not a host name in lower case; {RENAME}"
+    if name in domains or name == hostname:
+        return f"has the name of {'a mail domain' if name in domains else 'this server'}; {RENAME}"
+    if not isinstance(credential, str) or not CREDENTIAL.fullmatch(credential):
+        printer = "salt-call mailsrv.satellite_credential"
+        return f"has no hash that can be used; the satellite prints it: {printer}"
+    return None
+
+
+def _read_satellite(pillar, name, facts, certificate):
+    faults = []
+    path = "mailsrv:satellite"
+    given = _section(_section(pillar, "mailsrv", "mailsrv", faults), "satellite", path, faults)
+    if _domain(name) != name:
+        faults.append(f"id: {_show(name)} is not a host name in lower case; {RENAME}")
+    relay = _domain(given.get("relay"))
+    if relay is None:
+        faults.append(
+            f"{path}:relay: {_show(given.get('relay', ''))} is not a host name; "
+            "name the mail machine, like mail.example.com"
+        )
+    elif relay == name:
+        faults.append(f"{path}:relay: is this machine itself; name the mail machine")
+    minion = _relay_minion(given)
+    if relay and (not isinstance(minion, str) or not MINION.fullmatch(minion)):
+        faults.append(
+            f"{path}:minion: {_show(minion)} is not the id of a minion; write it like "
+            "mail.example.com"
+        )
+    root = _target(given.get("root"))
+    if root is None:
+        faults.append(
+            f"{path}:root: {_show(given.get('root', ''))} is not an address; "
+            "name who reads root's mail, like admin@example.com"
+        )
+    elif root.endswith(f"@{name}"):
+        faults.append(f"{path}:root: {root} is on this machine; name a mailbox elsewhere")
+    agent = given.get("agent", AGENTS[0])
+    if agent not in AGENTS:
+        faults.append(f"{path}:agent: {_show(agent)} is no agent; choose {' or '.join(AGENTS)}")
+    ca = given.get("ca")
+    if ca is not None and (not isinstance(ca, str) or not PATH.fullmatch(ca)):
+        faults.append(
+            f"{path}:ca: {_show(ca)} is not a path; write it like /etc/ssl/relay.pem "
+            "or salt://relay.pem, without blanks"
+        )
+    elif agent == "dma" and not ca and not certificate:
+        faults.append(
+            f"{path}:agent: dma verifies no CA, it only knows one certificate again, and "
+            f"{_show(minion)} has published none; run the highstate there first, or name the "
+            f"certificate in {path}:ca, or use opensmtpd"
+        )
+    here = f"{facts['directory']}/relay.pem"
+    on_server = str(ca).startswith("salt://")
+    return {
+        "name": name,
+        "relay": relay,
+        "minion": minion,
+        "root": root,
+        "agent": agent,
+        "ca": here if on_server or (certificate and not ca) else ca or "",
+        "ca_source": ca if on_server else "",
+    }, faults
+
+
+def _relay_minion(given):
+    """The id of the mail machine's minion, which by default is its name."""
+    return given.get("minion", _domain(given.get("relay")))
+
+
 def _domain(name):
     """The domain in lower case, or None where the name is none."""
     if not isinstance(name, str) or len(name) > 253 or not name.isascii():
@@ -1449,6 +1801,24 @@ def _address(text):
     return f"{local}@{domain}"
 
 
+def _target(text, domains=()):
+    """
+    Any address that mail can be sent on to, or None where the text is none.
+
+    In lower case where the domain is one of `domains`, but for a tag: another server may tell A
+    from a (RFC 5321, section 2.4).
+    """
+    text = text if isinstance(text, str) else ""
+    local, _, domain = text.rpartition("@")
+    domain = _domain(domain)
+    if not domain or not TARGET_LOCAL_PART.fullmatch(local) or local.endswith("."):
+        return None
+    if domain in domains:
+        user, plus, tag = local.partition("+")
+        local = f"{user.lower()}{plus}{tag}"
+    return f"{local}@{domain}"
+
+
 def _catch_all(text):
     """`@domain` in lower case, or None where the text is none."""
     if not isinstance(text, str) or not text.startswith("@"):
@@ -1469,6 +1839,11 @@ def _base(address):
     """The address without its subaddress: user@… of user+tag@…"""
     local, _, domain = address.rpartition("@")
     return f"{local.partition('+')[0]}@{domain}"
+
+
+def _name(key):
+    """A key of the pillar as it can be shown, whatever it is."""
+    return re.sub(r"[^\w.@-]", "?", str(key))[:40]
 
 
 def _show(value):
@@ -1511,6 +1886,10 @@ def _standing(paths):
             with open(path, encoding="utf-8") as file:
                 result.update(match.groups() for match in map(STANDING.match, file) if match)
     return result
+
+
+def _here():
+    return model(__pillar__, __grains__["fqdn"], facts(), mined(__pillar__))
 
 
 def _chosen(domain, here, function):
@@ -1799,6 +2178,12 @@ def _explain_senders(target, here):
             result[own] = f"{name} is an alias of it"
         elif name in account["senders"] or f"@{name.partition('@')[2]}" in account["senders"]:
             result[own] = "its send_as says so"
+    for satellite in here["satellites"]:
+        if target.endswith(f"@{satellite['name']}"):
+            signed = f"signed by {satellite['signed_by']}"
+            result[satellite["name"]] = f"it is the satellite of this name; {signed}" + (
+                "" if satellite["aligned"] else ", which does not count for its own name (DMARC)"
+            )
     return result
 
 

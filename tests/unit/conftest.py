@@ -68,8 +68,8 @@ def facts(loader):
 def read(facts):
     """The model of a pillar."""
 
-    def model(pillar, fqdn="mx.example.com", family="Debian"):
-        return mailsrv.model(pillar, fqdn, facts(family))
+    def model(pillar, fqdn="mx.example.com", family="Debian", mined=None):
+        return mailsrv.model(pillar, fqdn, facts(family), mined)
 
     return model
 

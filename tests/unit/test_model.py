@@ -917,6 +917,7 @@ pillars = st.fixed_dictionaries(
             ),
             nsd=section(machines=st.text(max_size=3), nameservers=st.lists(domains, max_size=3)),
             passwords=section(rounds=st.integers()),
+            satellites=st.dictionaries(domains, section(hash=st.just(HASH)), max_size=3) | domains,
         ),
     },
 )
@@ -948,12 +949,17 @@ def outcome(read, *arguments):
         return None, str(exc)
 
 
+mine = st.dictionaries(st.sampled_from(["web1"]) | domains, section(hash=st.just(HASH)), max_size=3)
+
+
 @settings(any_number, max_examples=200)
-@given(pillars | likely, st.sampled_from(["Debian", "FreeBSD"]), domains | st.just("localhost"))
-@example({"mailsrv": {"dkim": {"signer": []}}}, "Debian", HOST)
-@example({"mailsrv": {"dkim": {"archive": {"\t": None}}}}, "Debian", HOST)
-def test_any_pillar_gives_a_clean_model_or_clear_faults(read, pillar, family, fqdn):
-    model, error = outcome(read, pillar, fqdn, family)
+@given(
+    pillars | likely, st.sampled_from(["Debian", "FreeBSD"]), domains | st.just("localhost"), mine
+)
+@example({"mailsrv": {"dkim": {"signer": []}}}, "Debian", HOST, {})
+@example({"mailsrv": {"dkim": {"archive": {"\t": None}}}}, "Debian", HOST, {})
+def test_any_pillar_gives_a_clean_model_or_clear_faults(read, pillar, family, fqdn, mined):
+    model, error = outcome(read, pillar, fqdn, family, mined)
     if error:
         head, *faults = error.split("\n")
         assert head == "the pillar is not valid:"

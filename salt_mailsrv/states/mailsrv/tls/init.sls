@@ -44,4 +44,15 @@ mailsrv-tls-{{ part }}:
     - require:
       - file: mailsrv-tls-directory
 {%- endfor %}
+{%- if mailsrv.has_fleet %}
+
+# So that satellites can be sure of this machine.
+mailsrv-tls-published:
+  mailsrv.published:
+    - name: mailsrv.certificate
+    {%- if tls.self_signed %}
+    - require:
+      - cmd: mailsrv-tls-self-signed
+    {%- endif %}
+{%- endif %}
 {%- endif %}
