@@ -11,7 +11,7 @@ import pytest
 
 from fleet import Fleet, call, copy_salt, install_salt
 from lab import HEAD
-from server import Server, parsed, signed_by
+from server import CHECKOUT, Server, parsed, signed_by
 from wire import until
 
 pytestmark = pytest.mark.lab
@@ -324,6 +324,19 @@ def having(fleet, machine, pillar):
     finally:
         fleet.fleet.assign(machine.fqdn, before)
         fleet.fleet.highstate(machine.fqdn)
+
+
+def test_dkimproxy_signs_for_a_satellite_with_its_parents_key_too(lab, fleet, sink):
+    archive = fleet.mail.run(
+        f"apt-get install -y python3-dkim >&2 && cd {CHECKOUT}/tests/dkimproxy"
+        " && python3 archive.py /srv/dkimproxy.tar.gz"
+    )
+    archive = {"source": "/srv/dkimproxy.tar.gz", "source_hash": f"sha256={archive.stdout.strip()}"}
+    dkim = {"signer": "dkimproxy", "archive": archive}
+    with having(fleet, fleet.mail, {**MAIL, "mailsrv": {**MAIL["mailsrv"], "dkim": dkim}}):
+        send(fleet.web1, PERSON, "by way of dkimproxy")
+        envelope = came(sink, "by way of dkimproxy")
+        assert signed_by(lab, envelope.content) == {"fleet.example"}
 
 
 def test_satellites_can_be_listed_by_hand(fleet):
