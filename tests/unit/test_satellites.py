@@ -171,7 +171,7 @@ def test_a_minion_with_the_name_of_an_account_does_not_get_its_password_changed(
 
 def test_a_satellite_is_found_by_our_mx_and_its_mail_by_our_addresses(mail):
     model = mail({WEB1: {"hash": HASH}, "web1.other.net": {"hash": HASH}})
-    records = mailsrv.records(model, dict.fromkeys(model["domains"], {}), [])
+    records = mailsrv.records(model, {domain: {} for domain in model["domains"]}, [])
     of_satellites = [
         (record["name"], record["type"], record["value"])
         for record in (*records["example.com"], *records["test.com"])
