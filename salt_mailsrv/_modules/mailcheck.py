@@ -2,22 +2,28 @@
 Checks of the live machine and of live DNS: what the pillar promises against what is there.
 """
 
+import base64
 import collections
 import concurrent.futures
 import contextlib
+import contextvars
 import email.utils
+import hashlib
 import imaplib
 import ipaddress
 import os
-import poplib
 import re
 import shlex
 import smtplib
 import socket
 import ssl
+import threading
 import time
 import uuid
 
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519, padding
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 try:
@@ -28,8 +34,27 @@ except ImportError:
 __virtualname__ = "mailcheck"
 
 HOST = "127.0.0.1"
+# To both daemons it is somebody from outside, other than all addresses of the machine itself. Linux
+# has it on every machine, FreeBSD does not.
+STRANGER = "127.0.0.2"
 TIMEOUT = 10  # seconds for one answer
 PATIENCE = 30  # seconds for a message to arrive
+LIMIT = 45  # seconds for all checks together, which run side by side
+
+PORTS = {
+    25: ("SMTP", "STARTTLS"),
+    465: ("SMTP", "TLS"),
+    587: ("SMTP", "STARTTLS"),
+    110: ("POP3", "STARTTLS"),
+    995: ("POP3", "TLS"),
+    143: ("IMAP", "STARTTLS"),
+    993: ("IMAP", "TLS"),
+    4190: ("ManageSieve", "STARTTLS"),
+}
+RENEWAL = 21  # days; ACME clients renew at 30
+FULL = 3  # percent of a disk that is free
+QUEUE_AGE = 4 * 3600  # seconds; then smtpd(8) tells the sender that a message waits
+QUEUE = "/var/spool/smtpd"
 
 RESOLV_CONF = "/etc/resolv.conf"
 DNS_TIMEOUT = 2  # seconds for one answer of a name server
@@ -42,52 +67,59 @@ def __virtual__():
     return __virtualname__
 
 
-def run():
+def run(queue=100, free=10):
     """
-    Look at the whole machine: services, ports, a message sent and read back.
+    Look at the whole machine, as a client, a stranger and a user do.
 
-    The message goes in by SMTP on port 25 to the first account of the pillar, is read by IMAP and
-    removed again.
+    Services; every port, what it offers before and after TLS, and the certificate that it serves
+    against the one on the disk; that nobody relays; a message sent and read back; the DKIM
+    signature of every domain against the public key on the disk; queue and disks. The messages go
+    to an account of the pillar and are removed again. What has not ended after 45 seconds is a
+    fault, and nothing waits for it.
 
-    Returns ``ok`` or what is wrong, by check. The exit status is 1 where anything is wrong.
+    queue
+        Messages that wait, from which on it is a warning. Default: 100.
+
+    free
+        Percent of a disk that should be free. Default: 10; less than 3 is a fault.
+
+    Returns a text by check: ``ok``, or ``ok:`` and a note, ``skipped:``, ``WARNING:`` or ``FAULT:``
+    and what is wrong and what to do. The exit status is 1 where there is a fault.
 
     CLI Example:
 
     .. code-block:: bash
 
         salt-call mailcheck.run
+        salt-call mailcheck.run queue=1000 --out=json
     """
     facts = __salt__["mailsrv.facts"]()
     mined = __salt__["mailsrv.mined"](__pillar__)
     model = __salt__["mailsrv.model"](__pillar__, __grains__["fqdn"], facts, mined)
-    daemons = ["opensmtpd", "dovecot"]
-    if model["dkim"]["signer"] == "dkimproxy":
-        daemons.append("dkimproxy")
-    if model["rspamd"]:
-        daemons.append("rspamd")
-    checks = {f"service {facts[name]['service']}": (_service, facts[name]) for name in daemons}
-    checks |= {
-        "port 25, SMTP with STARTTLS": (_smtp, 25),
-        "port 465, submission with TLS": (_submission, 465),
-        "port 587, submission with STARTTLS": (_submission, 587),
-        "port 110, POP3 with STARTTLS": (_pop3, poplib.POP3, 110),
-        "port 143, IMAP with STARTTLS": (_imap, imaplib.IMAP4, 143),
-        "port 993, IMAP with TLS": (_imap, imaplib.IMAP4_SSL, 993),
-        "port 995, POP3 with TLS": (_pop3, poplib.POP3_SSL, 995),
-        "port 4190, ManageSieve with STARTTLS": (_managesieve, 4190),
-    }
-    if model["accounts"]:
-        address = model["accounts"][0]["address"]
-        checks[f"a message to {address}, sent and read"] = (_round_trip, address)
-    result = {}
-    for name, (check, *arguments) in checks.items():
-        try:
-            check(*arguments)
-            result[name] = "ok"
-        except (OSError, EOFError, smtplib.SMTPException, *_PROTOCOL_ERRORS) as exc:
-            result[name] = f"FAULT: {exc or type(exc).__name__}"
+    names = ["opensmtpd", "dovecot", model["dkim"]["signer"], *["rspamd"] * model["rspamd"]]
+    daemons = [facts[name] for name in dict.fromkeys(names)]
+    checks = {f"service {d['service']}": (_service, d) for d in daemons if "service" in d}
+    checks["certificate"] = (_certificate, model)
+    for port, (protocol, how) in PORTS.items():
+        name = f"port {port}, {protocol if port not in (465, 587) else 'submission'} with {how}"
+        checks[name] = (_port, port, model)
+    checks["no open relay"] = (_relay, model["domains"][0])
+    # One that forwards would send the messages out, too.
+    addresses = sorted((a["address"] for a in model["accounts"]), key=model["aliases"].__contains__)
+    if addresses:
+        checks[f"a message to {addresses[0]}, in by SMTP and out by IMAP"] = (
+            _round_trip,
+            addresses[0],
+        )
+        checks["DKIM signatures"] = (_signatures, addresses[0], model)
+    checks["queue"] = (_queue, queue)
+    for path in (facts["vmail"]["home"], QUEUE):
+        checks[f"disk of {path}"] = (_disk, path, free)
+    checks["leftovers"] = (_leftovers,)
+    result = _together(checks)
     # cmd.* left the status of the last command they ran, such as "not running", in there.
-    __context__["retcode"] = 0 if set(result.values()) == {"ok"} else 1
+    fault = any(said.startswith("FAULT") for said in result.values())
+    __context__["retcode"] = 1 if fault else 0
     return result
 
 
@@ -244,7 +276,33 @@ def lacking(name, type, value):
     ]
 
 
-_PROTOCOL_ERRORS = (imaplib.IMAP4.error, poplib.error_proto, CommandExecutionError)
+# Checks of the machine. Each returns what it has to say, or raises what is wrong.
+
+
+def _together(checks):
+    """Run all checks at once; one that hangs stays behind in its thread."""
+    said, threads = {}, []
+
+    def look(name, check, arguments):
+        try:
+            note = check(*arguments) or ""
+            marked = note.startswith(("WARNING: ", "skipped: "))
+            said[name] = note if marked else f"ok: {note}".removesuffix(": ")
+        except Exception as exc:  # a check that breaks is no reason not to see the others
+            said[name] = f"FAULT: {exc}" if str(exc) else f"FAULT: {type(exc).__name__}"
+
+    for name, (check, *arguments) in checks.items():
+        inside = contextvars.copy_context()  # where Salt keeps what __salt__ and the like mean
+        thread = threading.Thread(
+            target=inside.run, args=(look, name, check, arguments), daemon=True
+        )
+        thread.start()
+        threads.append(thread)
+    deadline = time.monotonic() + LIMIT
+    for thread in threads:
+        thread.join(max(0, deadline - time.monotonic()))
+    late = f"FAULT: did not come to an end within {LIMIT} seconds; look at the log of the mail"
+    return {name: said.get(name, late) for name in checks}
 
 
 def _service(daemon):
@@ -256,55 +314,152 @@ def _service(daemon):
         raise CommandExecutionError("will not start at boot; run the highstate")
 
 
-def _smtp(port):
-    with smtplib.SMTP(HOST, port, timeout=TIMEOUT) as smtp:
-        smtp.starttls(context=_tls())
-        smtp.ehlo()
-        if smtp.has_extn("auth"):
-            raise CommandExecutionError("offers AUTH, which belongs on 465 and 587 alone")
+def _on_disk(model):
+    """The file with the certificate to serve, and what it is."""
+    tls = model["tls"]
+    path = tls["sources"].get("cert", tls["cert"])
+    if path.startswith("salt://"):
+        path = tls["cert"]
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            found = __salt__["certificate.look"](file.read(), model["hostname"])
+    except OSError as exc:
+        raise CommandExecutionError(f"{path} cannot be read: {exc.strerror}") from None
+    if found["broken"]:
+        raise CommandExecutionError(f"{path} {found['broken'][0][1]}")
+    return path, found
 
 
-def _submission(port):
-    if port == 465:
-        smtp = smtplib.SMTP_SSL(HOST, port, timeout=TIMEOUT, context=_tls())
-    else:
-        smtp = smtplib.SMTP(HOST, port, timeout=TIMEOUT)
-    with smtp:
-        smtp.ehlo()
-        if port == 587:
-            if smtp.has_extn("auth"):
-                raise CommandExecutionError("offers AUTH before STARTTLS")
-            smtp.starttls(context=_tls())
+def _certificate(model):
+    path, found = _on_disk(model)
+    if found["doubtful"]:
+        faults = "; ".join(sentence for _, sentence in found["doubtful"])
+        raise CommandExecutionError(f"{path} {faults}")
+    note = f"until {found['until'][:10]}"
+    if found["days"] < RENEWAL:
+        return (
+            f"WARNING: {path} ends in {found['days']} days; the log of the ACME client says why it "
+            "is not renewed"
+        )
+    if model["tls"]["self_signed"]:
+        return f"self-signed, {note}; mail clients ask whether to trust it"
+    for port in (465, 993):
+        context = ssl.create_default_context()
+        try:
+            with (
+                socket.create_connection((HOST, port), TIMEOUT) as plain,
+                context.wrap_socket(plain, server_hostname=model["hostname"]),
+            ):
+                pass
+        except ssl.SSLCertVerificationError as exc:
+            return (
+                f"WARNING: this machine itself does not trust what port {port} serves: "
+                f"{exc.verify_message}; name the file with the whole chain in mailsrv:tls:cert"
+            )
+    return note
+
+
+_Talk = collections.namedtuple("_Talk", ("greeting", "ask", "answer", "tls", "bye"))
+
+# How each protocol greets, tells what it offers, starts TLS and ends. An answer ends with the line
+# that begins as it says here.
+_TALKS = {
+    "SMTP": _Talk(r"\d{3} ", "EHLO localhost", r"\d{3} ", "STARTTLS", "QUIT"),
+    "IMAP": _Talk(r"\* ", "a CAPABILITY", "a ", "b STARTTLS", "c LOGOUT"),
+    "POP3": _Talk(r"[+-]", "CAPA", r"\.|-", "STLS", "QUIT"),
+    "ManageSieve": _Talk("OK|NO|BYE", "CAPABILITY", "OK|NO|BYE", "STARTTLS", "LOGOUT"),
+}
+_STARTED = re.compile(r"220 |b OK|\+OK|OK")
+_PASSWORDS = re.compile(r'AUTH[ =]|^USER$|SASL"? "?PLAIN', re.MULTILINE)
+
+
+def _port(port, model):
+    protocol, how = PORTS[port]
+    talk, source = _TALKS[protocol], _stranger()
+    with socket.create_connection((HOST, port), TIMEOUT, source and (source, 0)) as plain:
+        if how == "STARTTLS":
+            lines = plain.makefile("rb")
+            _answer_of(lines, talk.greeting)
+            offered = _ask_for(plain, lines, talk.ask, talk.answer)
+            if source and _PASSWORDS.search(offered):
+                raise CommandExecutionError(
+                    "takes passwords before STARTTLS, for all to read; run the highstate"
+                )
+            if not _STARTED.match(_ask_for(plain, lines, talk.tls, "b |" + talk.greeting)):
+                raise CommandExecutionError("does not start TLS; its log says why")
+        with _tls().wrap_socket(plain) as secured:
+            lines = secured.makefile("rb")
+            if how == "TLS" or protocol == "ManageSieve":
+                _answer_of(lines, talk.greeting)
+            offered = _ask_for(secured, lines, talk.ask, talk.answer)
+            secured.sendall(f"{talk.bye}\r\n".encode())
+            served = hashlib.sha256(secured.getpeercert(binary_form=True)).hexdigest()
+    if bool(_PASSWORDS.search(offered)) == (port == 25):
+        raise CommandExecutionError(
+            "offers AUTH, which belongs on 465 and 587 alone; run the highstate"
+            if port == 25
+            else "takes no password under TLS; run the highstate"
+        )
+    path, found = _on_disk(model)
+    if served != found["fingerprint"]:
+        raise CommandExecutionError(
+            f"serves another certificate (SHA-256 {served[:16]}…) than stands in {path} "
+            f"({found['fingerprint'][:16]}…): run the highstate; if that has nothing to change, "
+            "restart the service"
+        )
+
+
+def _answer_of(lines, end):
+    answer = []
+    for line in lines:
+        answer.append(line.decode("ascii", "replace").rstrip())
+        if re.match(end, answer[-1]):
+            return "\n".join(answer)
+    raise CommandExecutionError("closed the connection; its log says why")
+
+
+def _ask_for(connection, lines, command, end):
+    connection.sendall(f"{command}\r\n".encode())
+    return _answer_of(lines, end)
+
+
+def _stranger():
+    """The address of a stranger, where this machine has one to come from."""
+    with socket.socket() as probe:
+        try:
+            probe.bind((STRANGER, 0))
+        except OSError:
+            return None
+    return STRANGER
+
+
+def _relay(domain):
+    source = _stranger()
+    if not source:
+        return (
+            f"skipped: this system has no {STRANGER} to come from as a stranger; try from another "
+            "machine whether port 25 takes mail for a domain that is not yours"
+        )
+    for sender in ("mailcheck@relay.invalid", f"postmaster@{domain}"):
+        with smtplib.SMTP(HOST, 25, timeout=TIMEOUT, source_address=(source, 0)) as smtp:
             smtp.ehlo()
-        if not smtp.has_extn("auth"):
-            raise CommandExecutionError("does not offer AUTH")
-
-
-def _imap(client, port):
-    options = {"ssl_context": _tls()} if client is imaplib.IMAP4_SSL else {}
-    with client(HOST, port, timeout=TIMEOUT, **options) as imap:
-        if client is imaplib.IMAP4:
-            imap.starttls(_tls())
-
-
-def _pop3(client, port):
-    options = {"context": _tls()} if client is poplib.POP3_SSL else {}
-    pop3 = client(HOST, port, timeout=TIMEOUT, **options)
-    with contextlib.closing(pop3):
-        if client is poplib.POP3:
-            pop3.stls(_tls())
-        pop3.quit()
-
-
-def _managesieve(port):
-    greeting = []
-    with socket.create_connection((HOST, port), timeout=TIMEOUT) as connection:
-        for line in connection.makefile("rb"):
-            greeting.append(line.rstrip())
-            if line.startswith((b"OK", b"NO", b"BYE")):
-                break
-    if b'"STARTTLS"' not in greeting:
-        raise CommandExecutionError("does not offer STARTTLS")
+            if smtp.mail(sender)[0] == 250 and smtp.rcpt("mailcheck@elsewhere.invalid")[0] == 250:
+                raise CommandExecutionError(
+                    f"port 25 takes mail from {sender} for anywhere, from anybody: an open relay; "
+                    "run the highstate, then look for spam: smtpctl show queue"
+                )
+    for port in (465, 587):
+        client = smtplib.SMTP_SSL if port == 465 else smtplib.SMTP
+        options = {"context": _tls()} if port == 465 else {}
+        with client(HOST, port, timeout=TIMEOUT, source_address=(source, 0), **options) as smtp:
+            if port == 587:
+                smtp.starttls(context=_tls())
+            smtp.ehlo()
+            if smtp.mail("mailcheck@relay.invalid")[0] != 530:
+                raise CommandExecutionError(
+                    f"port {port} takes mail without a password; run the highstate"
+                )
+    return None
 
 
 def _round_trip(address):
@@ -317,20 +472,167 @@ def _round_trip(address):
     )
     with smtplib.SMTP(HOST, 25, timeout=TIMEOUT) as smtp:
         smtp.sendmail("", [address], message)
+    _received(address, [subject])
+
+
+def _received(address, subjects):
+    """The messages with these subjects, as they come; they are removed."""
+    result = {}
     # Dovecot's own IMAP process, logged in by root: no password is needed.
-    with imaplib.IMAP4_stream(f"doveadm exec imap -u {shlex.quote(address)} 2>/dev/null") as imap:
+    command = f"timeout {LIMIT} doveadm exec imap -u {shlex.quote(address)} 2>/dev/null"
+    with imaplib.IMAP4_stream(command) as imap:
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             imap.select("INBOX")
-            found = imap.search(None, "SUBJECT", f'"{subject}"')[1][0].split()
-            if found:
-                imap.store(found[0], "+FLAGS.SILENT", r"(\Deleted)")
-                imap.expunge()
-                return
+            for subject in {*subjects} - result.keys():
+                uid = imap.uid("SEARCH", "SUBJECT", f'"{subject}"')[1][0].decode()
+                if uid:
+                    result[subject] = imap.uid("FETCH", uid, "(BODY.PEEK[])")[1][0][1]
+                    imap.uid("STORE", uid, "+FLAGS.SILENT", r"(\Deleted)")
+                    imap.uid("EXPUNGE", uid)  # not what the user has marked
+            if len(result) == len(subjects):
+                return result
             time.sleep(0.2)
     raise CommandExecutionError(
-        f"did not arrive within {PATIENCE} seconds; see: smtpctl show queue, and the mail log"
+        f"did not come to the inbox of {address} within {PATIENCE} seconds; see: smtpctl show "
+        "queue, the mail log, and whether a filter of that user moved it"
     )
+
+
+def _signatures(address, model):
+    """Hand a message from each domain to the signer, as smtpd(8) does with mail that leaves."""
+    keys = _public_keys(__salt__["mailsrv.signing"](model))
+    port = 10027 if model["dkim"]["signer"] == "dkimproxy" else 10028
+    subjects = {domain: f"mailcheck {uuid.uuid4()}" for domain in model["domains"]}
+    with smtplib.SMTP(HOST, port, timeout=TIMEOUT) as smtp:
+        for domain, subject in subjects.items():
+            head = f"From: <mailcheck@{domain}>\r\nTo: <{address}>\r\nSubject: {subject}\r\n"
+            smtp.sendmail("", [address], f"{head}\r\nIs  this signed?\r\n")
+    received = _received(address, list(subjects.values()))
+    faults = [
+        f"{domain}: {fault}"
+        for domain, subject in subjects.items()
+        if (fault := _signature_fault(received[subject], domain, keys))
+    ]
+    if faults:
+        raise CommandExecutionError("; ".join(faults))
+    return f"verified for {', '.join(subjects)}"
+
+
+def _public_keys(keys):
+    """The records on the disk that publish the keys, as tags, by their names in DNS."""
+    result = {}
+    for key in keys:
+        with open(key["public"], encoding="ascii") as file:
+            line = file.read()
+        record = _tags("".join(re.findall(r'"([^"]*)"', line)))
+        for domain in key["domains"]:
+            result[f"{line.split()[0]}.{domain}"] = record
+    return result
+
+
+def _signature_fault(message, domain, keys):
+    """Why a message is not well signed for a domain (RFC 6376); empty where it is."""
+    head, _, body = message.partition(b"\r\n\r\n")
+    fields = [field.partition(b":") for field in re.split(rb"\r\n(?![ \t])", head)]
+    fields = [(name.strip().lower(), value) for name, _, value in fields]
+    signatures = [value for name, value in fields if name == b"dkim-signature"]
+    tags = [_tags(re.sub(r"\s", "", value.decode("ascii", "replace"))) for value in signatures]
+    if domain not in [signed.get("d") for signed in tags]:
+        return "is not signed; is the signer configured for it? run the highstate"
+    for value, signed in zip(signatures, tags, strict=True):
+        name = f"{signed['s']}._domainkey.{signed['d']}"
+        if name not in keys:
+            return f"is signed with a key that is not on the disk: {name}"
+        if signed.get("c") != "relaxed/relaxed":
+            return f"is signed in the form c={signed.get('c')}, which does not outlive its way"
+        if base64.b64decode(signed["bh"]) != hashlib.sha256(_relaxed_body(body)).digest():
+            return f"the text was changed after it was signed by {name}"
+        try:
+            _verify(_signed_data(fields, value, signed["h"]), signed, keys[name])
+        except InvalidSignature:
+            return (
+                f"the signature does not fit the public key of {name} on the disk: the signer has "
+                "another key; restart it, and run the highstate"
+            )
+    return ""
+
+
+def _verify(data, signed, key):
+    public, signature = base64.b64decode(key["p"]), base64.b64decode(signed["b"])
+    if signed["a"] == "ed25519-sha256":  # RFC 8463
+        digest = hashlib.sha256(data).digest()
+        ed25519.Ed25519PublicKey.from_public_bytes(public).verify(signature, digest)
+    else:
+        rsa = serialization.load_der_public_key(public)
+        rsa.verify(signature, data, padding.PKCS1v15(), hashes.SHA256())
+
+
+def _signed_data(fields, signature, listed):
+    """The header fields that were signed, from the last of a name upwards, and the signature's."""
+    rest, data = list(reversed(fields)), b""
+    for name in listed.lower().encode().split(b":"):
+        found = next((field for field in rest if field[0] == name), None)
+        if found:
+            rest.remove(found)
+            data += _relaxed(*found) + b"\r\n"
+    unsigned = re.sub(rb"((?:^|;)\s*b\s*=)[^;]*", rb"\1", signature)
+    return data + _relaxed(b"dkim-signature", unsigned)
+
+
+def _relaxed(name, value):
+    """RFC 6376, section 3.4.2."""
+    return name + b":" + re.sub(rb"\s+", b" ", value).strip()
+
+
+def _relaxed_body(body):
+    """RFC 6376, section 3.4.4."""
+    lines = [re.sub(rb"[ \t]+", b" ", line).rstrip(b" ") for line in body.split(b"\r\n")]
+    while lines and not lines[-1]:
+        lines.pop()
+    return b"".join(line + b"\r\n" for line in lines)
+
+
+def _queue(most):
+    ran = __salt__["cmd.run_all"](
+        ["smtpctl", "show", "queue"], python_shell=False, timeout=TIMEOUT, ignore_retcode=True
+    )
+    if ran["retcode"]:
+        raise CommandExecutionError(f"smtpctl does not show it: {ran['stderr'] or ran['stdout']}")
+    return _queued(ran["stdout"], most, time.time())
+
+
+def _queued(listing, most, now):
+    """What to say of a listing of smtpctl(8): a line for each recipient of a message."""
+    entries = [line.split("|") for line in listing.splitlines()]
+    count = len({fields[0][:8] for fields in entries})  # the half of the id that is the message's
+    if not count:
+        return "empty"
+    oldest = max(0, now - min(int(fields[7]) for fields in entries))
+    age = f"{oldest / 3600:.0f} hours" if oldest >= 2 * 3600 else f"{oldest / 60:.0f} minutes"
+    note = f"{count} waiting, the oldest for {age}"
+    if count >= most or oldest >= QUEUE_AGE:
+        return f"WARNING: {note}; see why: smtpctl show queue"
+    return note
+
+
+def _disk(path, free):
+    status = os.statvfs(path)
+    left = 100 * status.f_bavail / status.f_blocks
+    what = "of the space"
+    if status.f_files and 100 * status.f_favail / status.f_files < left:
+        left, what = 100 * status.f_favail / status.f_files, "of the inodes"
+    note = f"{left:.0f} % {what} free"
+    if left < min(FULL, free):
+        raise CommandExecutionError(f"{note}; mail is refused when it is full: make room")
+    return f"WARNING: {note}; make room" if left < free else note
+
+
+def _leftovers():
+    found = __salt__["mailsrv.leftovers"]()
+    if not found:
+        return None
+    return f"mail of {len(found)} accounts that are gone; salt-call mailsrv.leftovers lists it"
 
 
 def _tls():

@@ -1275,12 +1275,17 @@ def _hostname(settings, fqdn, domains, faults, notes):
 
 
 def _tls(settings, hostname, facts, faults):
+    """
+    The files that the daemons read, and where they come from.
+
+    A certificate of the pillar is copied under another name than the self-signed one: each is there
+    again where the pillar goes back to it.
+    """
     given = _section(settings, "tls", "mailsrv:tls", faults)
-    directory = facts["tls"]["directory"]
-    result = {"sources": {}, "self_signed": not given}
-    for key, suffix in (("cert", "crt"), ("key", "key")):
+    name = f"{facts['tls']['directory']}/{hostname}{'.copy' if given else ''}"
+    result = {"sources": {}, "self_signed": not given, "cert": f"{name}.crt", "key": f"{name}.key"}
+    for key in ("cert", "key"):
         path = given.get(key)
-        result[key] = f"{directory}/{hostname}.{suffix}"
         if path is None:
             if given:
                 faults.append(f"mailsrv:tls:{key}: is missing; name both cert and key")
@@ -1289,10 +1294,8 @@ def _tls(settings, hostname, facts, faults):
                 f"mailsrv:tls:{key}: {_show(path)} is not a path; write it like /etc/ssl/mail.pem "
                 "or salt://mail.pem, without blanks"
             )
-        elif path.startswith("salt://"):
-            result["sources"][key] = path
         else:
-            result[key] = path
+            result["sources"][key] = path
     return result
 
 

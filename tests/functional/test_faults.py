@@ -53,7 +53,7 @@ def test_what_is_not_synced_yet_is_said_in_one_sentence_with_the_cure(minion, sl
 def test_the_file_root_syncs_every_module(minion):
     synced = minion(module_dirs=[])("saltutil.sync_all")
     assert {"modules.mailsrv", "modules.password", "modules.dkim"} <= set(synced["modules"])
-    assert set(synced["states"]) == {"states.dkim", "states.mailsrv"}
+    assert set(synced["states"]) == {"states.certificate", "states.dkim", "states.mailsrv"}
 
 
 def test_a_system_that_is_not_in_the_map_is_named(minion):

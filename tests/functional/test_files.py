@@ -280,6 +280,7 @@ def test_the_first_rule_that_matches_is_the_right_one(case):
     """Signed mail leaves, our mail stays, nobody relays but our users."""
     rules = [line for line in conf(case.files["smtpd.conf"]) if line.startswith("match ")]
     assert rules == [
+        'match tag DKIM for domain <vdomains> rcpt-to <recipients> action "mailbox"',
         'match tag DKIM for any action "relay"',
         'match from any for domain <vdomains> rcpt-to <recipients> action "mailbox"',
         "match from any for domain <vdomains> reject",

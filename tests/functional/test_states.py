@@ -165,12 +165,14 @@ def test_a_machine_without_a_name_says_what_it_is_called(minion):
     assert not [chunk for chunk in minion().low() if chunk["state"] == "test"]
 
 
-def test_a_certificate_of_the_file_server_is_put_where_the_daemons_read_it(minion):
+@pytest.mark.parametrize("where", ["/etc/letsencrypt/live/mx.example.com", "salt://certs"])
+def test_a_certificate_of_the_pillar_is_looked_at_before_anything_is_touched(minion, where):
     machine = minion()
-    tls = {"cert": "salt://mx.pem", "key": "salt://mx.key"}
-    for part, name in (("cert", "mx.example.com.crt"), ("key", "mx.example.com.key")):
-        state = machine.state(f"mailsrv-tls-{part}", "mailsrv.tls", tls=tls)
-        assert machine.bare(state["name"]) == f"/etc/mail/tls/{name}"
-        assert (state["source"], state["mode"]) == (tls[part], "0600")
-        assert state["show_changes"] is False
-    assert "mailsrv-tls-self-signed" not in {c["__id__"] for c in machine.low(tls=tls)}
+    tls = {"cert": f"{where}/fullchain.pem", "key": f"{where}/privkey.pem"}
+    low = machine.low(tls=tls)
+    state = machine.state("mailsrv-tls-certificate", tls=tls)
+    assert min(low, key=lambda chunk: chunk["order"]) == state
+    assert state["failhard"] is True
+    assert (state["source"], state["key_source"]) == (tls["cert"], tls["key"])
+    assert machine.bare(state["name"]) == "/etc/mail/tls/mx.example.com.copy.crt"
+    assert "mailsrv-tls-self-signed" not in {chunk["__id__"] for chunk in low}

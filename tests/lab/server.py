@@ -3,9 +3,11 @@
 import base64
 import email
 import email.policy
+import hashlib
 import imaplib
 import json
 import poplib
+import re
 import smtplib
 import socket
 import ssl
@@ -94,6 +96,32 @@ class Server:
         failed = [state for state in states if state["result"] is False]
         assert not failed, failed
         return {s["__id__"]: s for s in states if s["changes"] or s["result"] is None}
+
+    def faults(self, *arguments):
+        """What `mailcheck.run` says that is not ok, by check; the host's disk may be full."""
+        said = self.salt("mailcheck.run", "free=1", *arguments, check=False)
+        return {name: text for name, text in said.items() if not re.match("ok(:|$)", text)}
+
+    def certificate(self, port):
+        """The SHA-256 of the certificate that is served on that port, as the world sees it."""
+        if port in (25, 587):
+            client = self._connect(smtplib.SMTP, port)
+            client.starttls(context=_TLS)
+            secured = client.sock
+        elif port == 143:
+            client = self._connect(imaplib.IMAP4, port)
+            client.starttls(_TLS)
+            secured = client.sock
+        elif port == 110:
+            client = self._connect(poplib.POP3, port)
+            client.stls(_TLS)
+            secured = client.sock
+        elif port == 4190:
+            secured = self.managesieve(next(iter(self.accounts))).secured
+        else:
+            secured = _TLS.wrap_socket(self._connect_plain(port))
+        with secured:
+            return hashlib.sha256(secured.getpeercert(binary_form=True)).hexdigest()
 
     def submit(self, user, recipients, sender=None, port=587, text="hello\n", **headers):
         """Send as that user does from a mail client; returns the subject, which is unique."""
@@ -185,7 +213,8 @@ class ManageSieve:
         self._wire = connection.makefile("rwb")
         assert '"SASL" ""' in self._answer(), "a password is taken before TLS"
         self._ask("STARTTLS")
-        self._wire = _TLS.wrap_socket(connection).makefile("rwb")
+        self.secured = _TLS.wrap_socket(connection)
+        self._wire = self.secured.makefile("rwb")
         self._answer()
         secret = base64.b64encode(f"\0{address}\0{password}".encode()).decode()
         self._ask(f'AUTHENTICATE "PLAIN" "{secret}"')

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from salt.modules import slsutil
 
-from saltext.mailsrv.modules import dkim, mailcheck, mailsrv, password
+from saltext.mailsrv.modules import certificate, dkim, mailcheck, mailsrv, password
 
 STATES = Path(__file__).parents[2] / "salt_mailsrv/states"
 
@@ -29,7 +29,7 @@ def run(command, python_shell, raise_err):
 def loader(monkeypatch):
     """What Salt's loader gives a module."""
     functions = {"slsutil.renderer": render, "slsutil.merge": slsutil.merge, "cmd.run": run}
-    for module in (dkim, mailcheck, mailsrv, password):
+    for module in (certificate, dkim, mailcheck, mailsrv, password):
         functions |= {
             f"{module.__virtualname__}.{name}": function
             for name, function in inspect.getmembers(module, inspect.isfunction)
@@ -47,7 +47,7 @@ def loader(monkeypatch):
             "ipv6": ["::1", "2001:db8::1", "fe80::1"],
         },
     }
-    for module in (dkim, mailcheck, mailsrv, password):
+    for module in (certificate, dkim, mailcheck, mailsrv, password):
         for name, value in dunders.items():
             monkeypatch.setattr(module, name, value, raising=False)
     return dunders

@@ -1,6 +1,15 @@
-"""mailcheck: what live DNS says against what is desired."""
+"""mailcheck: what live DNS says against what is desired; what the checks of a machine say."""
 
+import base64
+import os
+import time
+
+import dkim as verifier
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from hypothesis import given
+from hypothesis import strategies as st
 from salt.exceptions import CommandExecutionError
 
 from saltext.mailsrv.modules import mailcheck, mailsrv
@@ -248,3 +257,138 @@ def test_without_a_resolver_nobody_can_be_asked(monkeypatch, tmp_path):
     assert str(raised.value) == (
         f"mailcheck: {tmp_path}/resolv.conf names no resolver to ask for the name servers"
     )
+
+
+# The checks of the machine
+
+
+def test_a_check_that_hangs_or_breaks_does_not_keep_the_others_from_being_seen(monkeypatch):
+    monkeypatch.setattr(mailcheck, "LIMIT", 0.3)
+    begin = time.monotonic()
+    found = mailcheck._together(
+        {
+            "hangs": (time.sleep, 5),
+            "breaks": (lambda: {}["missing"],),
+            "is wrong": (mailcheck._disk, "/nonexistent", 10),
+            "warns": (lambda: "WARNING: look",),
+            "notes": (lambda: "seen",),
+            "is fine": (lambda: None,),
+        }
+    )
+    assert time.monotonic() - begin < 3
+    assert found.pop("hangs").startswith("FAULT: did not come to an end within 0.3 seconds")
+    assert found.pop("is wrong").startswith("FAULT: [Errno 2]")
+    assert found == {
+        "breaks": "FAULT: 'missing'",
+        "warns": "WARNING: look",
+        "notes": "ok: seen",
+        "is fine": "ok",
+    }
+
+
+ENTRY = "|inet4|mta||a@one.example|b@two.example|b@two.example|{}|1796141066|0|0|pending|1|why"
+
+
+def test_the_queue_is_counted_in_messages_and_its_oldest_is_timed():
+    now = 1795536266
+    listing = "\n".join(
+        f"{number:016x}{ENTRY.format(now - age)}"
+        for number, age in ((0xE87D609E00000001, 60), (0xE87D609E00000002, 60), (1 << 32, 600))
+    )
+    assert mailcheck._queued("", 3, now) == "empty"
+    assert mailcheck._queued(listing, 3, now) == "2 waiting, the oldest for 10 minutes"
+    assert mailcheck._queued(listing, 2, now).startswith("WARNING: 2 waiting, the oldest for 10")
+    assert mailcheck._queued(listing, 9, now + 4 * 3600) == (
+        "WARNING: 2 waiting, the oldest for 4 hours; see why: smtpctl show queue"
+    )
+
+
+@pytest.mark.parametrize(
+    ("blocks", "inodes", "says"),
+    [
+        (50, 50, "50 % of the space free"),
+        (10, 50, "10 % of the space free"),
+        (9, 50, "WARNING: 9 % of the space free; make room"),
+        (50, 4, "WARNING: 4 % of the inodes free; make room"),
+        (2, 50, None),
+    ],
+)
+def test_a_disk_that_fills_up_is_a_warning_and_a_full_one_a_fault(
+    monkeypatch, blocks, inodes, says
+):
+    status = os.statvfs_result((4096, 4096, 100, blocks, blocks, 100, inodes, inodes, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda path: status)
+    if says:
+        assert mailcheck._disk("/var/vmail", 10) == says
+    else:
+        with pytest.raises(CommandExecutionError, match="mail is refused when it is full"):
+            mailcheck._disk("/var/vmail", 10)
+
+
+HEADERS = b"From: <a@one.example>\r\nTo:  b@two.example,\r\n\t c@two.example \r\nSubject:\r\n"
+BODIES = [b"", b"\r\n", b"hello", b"hello \t there \r\n\r\n \r\n\r\n", b" \t\r\nb=x;\r\n"]
+
+
+def signed(body, private, **options):
+    options = {"canonicalize": (b"relaxed", b"relaxed"), **options}
+    message = HEADERS + b"\r\n" + body
+    return verifier.sign(message, b"s1", b"one.example", private, **options) + message
+
+
+def known(public, kind="rsa"):
+    return {"s1._domainkey.one.example": {"v": "DKIM1", "k": kind, "p": public}}
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_a_signature_of_somebody_elses_making_is_verified(keys, body):
+    private, public = keys[2048]
+    message = b"Received: here\r\n" + signed(body, private.encode())
+    assert mailcheck._signature_fault(message, "one.example", known(public)) == ""
+    dual = signed(body, base64.b64encode(bytes(32)), signature_algorithm=b"ed25519-sha256")
+    point = ed25519.Ed25519PrivateKey.from_private_bytes(bytes(32)).public_key()
+    raw = point.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+    ring = known(base64.b64encode(raw).decode(), "ed25519")
+    assert mailcheck._signature_fault(dual, "one.example", ring) == ""
+
+
+@given(lines=st.lists(st.text("ab \t")))
+def test_a_body_is_relaxed_as_others_do_it(lines):
+    body = "".join(f"{line}\r\n" for line in lines).encode()
+    theirs = verifier.canonicalization.Relaxed.canonicalize_body(body)
+    assert mailcheck._relaxed_body(body) == theirs
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda m: m.replace(b"hello", b"hallo"), "the text was changed after it was signed by "),
+        (lambda m: m.replace(b"<a@", b"<z@"), "the signature does not fit the public key of "),
+        (lambda m: m.partition(b"\r\nFrom")[2], "is not signed; "),
+        (
+            lambda m: m.replace(b"s=s1", b"s=s2"),
+            "is signed with a key that is not on the disk: s2.",
+        ),
+        (lambda m: m.replace(b"relaxed/relaxed", b"relaxed/simple"), "is signed in the form c="),
+    ],
+)
+def test_what_is_wrong_with_a_signature_is_said(keys, change, says):
+    private, public = keys[2048]
+    message = change(signed(b"hello\r\n", private.encode()))
+    assert mailcheck._signature_fault(message, "one.example", known(public)).startswith(says)
+
+
+def test_a_signature_by_another_key_does_not_fit(keys):
+    message = signed(b"hello\r\n", keys[2048][0].encode())
+    fault = mailcheck._signature_fault(message, "one.example", known(keys[3072][1]))
+    assert fault == (
+        "the signature does not fit the public key of s1._domainkey.one.example on the disk: the "
+        "signer has another key; restart it, and run the highstate"
+    )
+
+
+def test_the_public_keys_are_read_from_the_records_on_the_disk(keys, tmp_path, loader):
+    file = tmp_path / "s1.public"
+    file.write_text(loader["__salt__"]["dkim.record"]("s1", keys[4096][1]) + "\n")
+    found = mailcheck._public_keys([{"public": str(file), "domains": ["a.example", "b.example"]}])
+    assert {*found} == {"s1._domainkey.a.example", "s1._domainkey.b.example"}
+    assert found["s1._domainkey.b.example"]["p"] == keys[4096][1]

@@ -165,16 +165,15 @@ def test_without_a_certificate_one_is_to_be_made(read):
     }
 
 
-def test_a_certificate_on_the_minion_is_used_where_it_is(read):
-    found = tls(read, cert="/etc/ssl/mail.pem", key="/etc/ssl/private/mail.key")
-    assert (found["self_signed"], found["sources"]) == (False, {})
-    assert (found["cert"], found["key"]) == ("/etc/ssl/mail.pem", "/etc/ssl/private/mail.key")
-
-
-def test_a_certificate_on_the_file_server_gets_a_place_on_the_minion(read):
-    found = tls(read, cert="/etc/ssl/mail.pem", key="salt://certs/mail.key")
-    assert found["sources"] == {"key": "salt://certs/mail.key"}
-    assert (found["cert"], found["key"]) == ("/etc/ssl/mail.pem", f"/etc/mail/tls/{HOST}.key")
+@pytest.mark.parametrize("where", ["/etc/letsencrypt/live/mx.example.com", "salt://certs"])
+def test_a_certificate_of_the_pillar_is_copied_and_leaves_the_self_signed_one_alone(read, where):
+    given = {"cert": f"{where}/fullchain.pem", "key": f"{where}/privkey.pem"}
+    assert tls(read, **given) == {
+        "self_signed": False,
+        "sources": given,
+        "cert": f"/etc/mail/tls/{HOST}.copy.crt",
+        "key": f"/etc/mail/tls/{HOST}.copy.key",
+    }
 
 
 # DKIM

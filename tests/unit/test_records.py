@@ -23,8 +23,8 @@ def model(read):
 
 @pytest.fixture
 def certificate(tmp_path, program):
-    """A certificate and its key in one file."""
-    path = tmp_path / "mx.pem"
+    """The certificate that the daemons read, and its key, in one file."""
+    path = tmp_path / "mx.example.com.copy.crt"
     command = f"req -x509 -newkey rsa:2048 -nodes -subj /CN=mx -keyout {path} -out {path}"
     subprocess.run([program("openssl"), *command.split()], check=True, capture_output=True)
     return str(path)
@@ -34,7 +34,7 @@ def certificate(tmp_path, program):
 def here(loader, seed, keys, tmp_path, facts, monkeypatch):
     """A machine with the seed's pillar, whose DKIM keys are made."""
     known = facts("FreeBSD")
-    known["dkim"]["directory"] = str(tmp_path)
+    known["dkim"]["directory"] = known["tls"]["directory"] = str(tmp_path)
     monkeypatch.setattr(mailsrv, "facts", lambda: known)
     loader["__pillar__"].update(seed)
     for domain, bits in (("example.com", 2048), ("test.com", 4096)):

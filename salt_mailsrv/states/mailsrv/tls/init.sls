@@ -4,13 +4,12 @@ include: [mailsrv.refused]
 {%- else %}
 {%- from "mailsrv/map.jinja" import mailsrv, os with context %}
 {%- set tls = mailsrv.tls %}
-
+{%- if tls.self_signed %}
 mailsrv-tls-directory:
   file.directory:
     - name: {{ os.tls.directory }}
     - makedirs: True
     - mode: "0755"
-{%- if tls.self_signed %}
 
 # Made once and kept: a new certificate would be a new warning in every mail client.
 mailsrv-tls-self-signed:
@@ -32,27 +31,29 @@ mailsrv-tls-self-signed:
 mailsrv-tls-packages:
   pkg.installed:
     - pkgs: {{ os.tls.packages | json }}
+{%- else %}
+# First of all: where it is refused, nothing has been touched and the old one is still served.
+mailsrv-tls-certificate:
+  certificate.installed:
+    - name: {{ tls.cert }}
+    - key: {{ tls.key }}
+    - source: {{ tls.sources.cert }}
+    - key_source: {{ tls.sources.key }}
+    - hostname: {{ mailsrv.hostname }}
+    - order: 1
+    - failhard: True
 {%- endif %}
-{%- for part, source in tls.sources.items() %}
-
-mailsrv-tls-{{ part }}:
-  file.managed:
-    - name: {{ tls[part] }}
-    - source: {{ source }}
-    - mode: "0600"
-    - show_changes: False
-    - require:
-      - file: mailsrv-tls-directory
-{%- endfor %}
 {%- if mailsrv.has_fleet %}
 
 # So that satellites can be sure of this machine.
 mailsrv-tls-published:
   mailsrv.published:
     - name: mailsrv.certificate
-    {%- if tls.self_signed %}
     - require:
+      {%- if tls.self_signed %}
       - cmd: mailsrv-tls-self-signed
-    {%- endif %}
+      {%- else %}
+      - certificate: mailsrv-tls-certificate
+      {%- endif %}
 {%- endif %}
 {%- endif %}

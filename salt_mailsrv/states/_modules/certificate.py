@@ -1,0 +1,1 @@
+../../_modules/certificate.py
