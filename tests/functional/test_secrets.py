@@ -52,8 +52,15 @@ def test_no_secret_is_in_a_run_in_test_mode_nor_in_what_salt_keeps_of_it(machine
             assert not found(file.read_bytes().decode(errors="replace")), file
 
 
-def test_a_password_may_be_encrypted_in_the_pillar(minion, pillar, program, tmp_path_factory):
-    keys = tmp_path_factory.mktemp("gpg", numbered=True)
+@pytest.fixture
+def keys(tmp_path_factory, program):
+    """A directory for the keys of gpg, whose agent ends with the test."""
+    keys = tmp_path_factory.mktemp("gpg")
+    yield keys
+    subprocess.run([program("gpgconf"), "--homedir", keys, "--kill", "all"], check=True)
+
+
+def test_a_password_may_be_encrypted_in_the_pillar(minion, pillar, program, keys):
     gpg = [program("gpg"), "--homedir", keys, "--batch", "--quiet", "--passphrase", ""]
     subprocess.run([*gpg, "--quick-gen-key", "mailsrv", "rsa2048", "encr", "never"], check=True)
     encrypt = [*gpg, "--armor", "--trust-model", "always", "--encrypt", "-r", "mailsrv"]
