@@ -16,7 +16,6 @@ import venv
 from pathlib import Path
 
 import pytest
-from salt.client import LocalClient
 
 ROOT = Path(__file__).parents[2]
 MACHINE = ROOT / "tests/functional/machine"
@@ -222,16 +221,15 @@ def add_minion(master, short_tmp):
 
 @pytest.fixture(scope="session")
 def salt(master):
-    """What `salt TARGET FUNCTION …` does: what the minion returned, or each one by its name."""
-    with LocalClient(mopts=master.config.copy()) as client:
+    """Run `salt TARGET FUNCTION …` on the master: what the minion returned, or each by its name."""
 
-        def run(target, function, *arguments):
-            returned = client.cmd(target, function, arguments, PATIENCE, full_return=True)
-            assert {answer["retcode"] for answer in returned.values()} == {0}, returned
-            by_name = {name: answer["ret"] for name, answer in returned.items()}
-            return by_name if "*" in target else by_name[target]
+    def run(target, function, *arguments):
+        typed = [a if isinstance(a, str) else json.dumps(a) for a in arguments]
+        ran = master.salt_cli(timeout=PATIENCE).run(function, *typed, minion_tgt=target)
+        assert ran.returncode == 0, ran
+        return ran.data
 
-        yield run
+    return run
 
 
 @pytest.fixture(scope="session")
