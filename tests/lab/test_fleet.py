@@ -11,7 +11,7 @@ import pytest
 
 from fleet import Fleet, call, copy_salt, install_salt
 from lab import HEAD
-from server import CHECKOUT, Server, parsed, signed_by
+from server import CHECKOUT, Server, parsed, signatures, signed_by
 from wire import until
 
 pytestmark = pytest.mark.lab
@@ -369,3 +369,61 @@ def test_dma_is_the_smaller_choice(fleet, sink):
             "the relay is not looked at",
         )
         assert PERSON in fleet.db1.run("mailq").stdout
+
+
+@pytest.fixture(scope="module")
+def zones(lab, fleet):
+    """
+    A second mail machine, of another domain and selector, and the DNS machine of the fleet, which
+    serves what both put into the mine.
+    """
+    other = lab.machine("trixie", "mail2.second.example")
+    ns1 = lab.machine("trixie", "ns1.names.example")
+    lab.dns.serve("second.example", HEAD + f"mail2 A {other.address}\n")
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        list(pool.map(lambda machine: copy_salt(fleet.mail, machine), (other, ns1)))
+    mine = {"mine_functions": {"mailsrv.dns": []}}
+    second = {
+        "domains": ["second.example"],
+        "accounts": [["eva@second.example", PASSWORD]],
+        "mailsrv": {"dkim": {"selector": "second"}},
+    }
+    fleet.fleet.assign(fleet.mail.fqdn, {**MAIL, **mine})
+    fleet.fleet.join(other, ["mailsrv"], {**second, **mine})
+    fleet.fleet.join(ns1, ["mailsrv.nsd"], {"mailsrv": {"nsd": {"machines": "mail*"}}})
+    fleet.fleet.highstate(other.fqdn)
+    for machine in fleet.mail, other:
+        fleet.fleet.salt(machine.fqdn, "saltutil.refresh_pillar", "wait=True")
+        assert fleet.fleet.salt(machine.fqdn, "mine.update") is True
+    changed = fleet.fleet.highstate(ns1.fqdn)
+    server = Server(lab, other)
+    server.accounts = dict(second["accounts"])
+    yield SimpleNamespace(other=server, ns1=ns1, changed=changed)
+    for machine in other, ns1:
+        machine.stop()
+
+
+def test_the_dns_machine_serves_the_records_of_every_mail_machine(lab, fleet, zones, sink):
+    """Each signs with its own key under its own selector, and the DNS machine alone is asked."""
+    assert zones.changed
+    assert fleet.fleet.highstate(zones.ns1.fqdn) == {}
+    users = {"fleet.example": fleet.server, "second.example": zones.other}
+    for domain, server in users.items():
+        (user,) = (user for user in server.accounts if user.endswith(f"@{domain}"))
+        envelope = came(sink, server.submit(user, [PERSON]))
+        found = signatures(lab, envelope.content, zones.ns1.address)
+        assert found == [(domain, "rsa-sha256")]
+    selectors = {
+        domain: [
+            record["name"].partition(".")[0]
+            for record in fleet.fleet.salt(server.machine.fqdn, "mailsrv.dns")[domain]
+            if "._domainkey." in record["name"]
+        ]
+        for domain, server in users.items()
+    }
+    assert selectors == {"fleet.example": ["mailsrv"], "second.example": ["second"]}
+
+
+def test_the_mail_machines_write_to_each_other(fleet, zones):
+    message = zones.other.submit("eva@second.example", ["ann@fleet.example"])
+    assert fleet.server.wait("ann@fleet.example", message)
