@@ -33,7 +33,7 @@ def test_one_entry_serves_states_and_modules(salt_call, provider, reference):
     call = salt_call(provider, reference)
     assert call("cp.envs") == ["base"]
     synced = call("saltutil.sync_all")
-    assert synced["states"] == ["states.dkim"]
+    assert synced["states"] == ["states.certificate", "states.dkim", "states.mailsrv"]
     assert {"modules.dkim", "modules.mailsrv", "modules.password"} <= set(synced["modules"])
     low = call("state.show_low_sls", "mailsrv")
     assert {"dkim.key_present", "file.managed", "pkg.installed", "service.running"} <= {
