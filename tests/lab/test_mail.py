@@ -272,6 +272,7 @@ def test_the_signers_change_over_with_their_keys_and_records(lab, one, sink):
         assert one.highstate() == {}
         service = one.machine.run("systemctl is-active dkimproxy_out", check=False)
         assert service.stdout == f"{state}\n"
+        assert one.faults() == {}
         assert one.salt("mailsrv.dns") == records
         subjects = [one.submit(user, ["somebody@elsewhere.example"]) for user in users]
         for envelope in arrived(sink, *subjects):
