@@ -308,11 +308,11 @@ def test_a_reboot_brings_everything_back(two):
     assert two.faults() == {}
 
 
-# The package's first start, before its spool exists; our own tests of old TLS and of a full
-# mailbox; Dovecot's words for a stop and for a reload.
+# The package's first start, before its spool exists; our own tests of old TLS, of a full mailbox
+# and of a host that is not there; Dovecot's words for a stop and for a reload.
 EXPECTED = (
     "purge_task: opendir|unsupported protocol|unexpected message|Quota exceeded"
-    "|Killed with signal 15|SIGHUP received - reloading"
+    "|silent.example|No route to host|Killed with signal 15|SIGHUP received - reloading"
 )
 
 
