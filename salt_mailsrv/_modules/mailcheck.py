@@ -351,9 +351,9 @@ def _certificate(model):
         try:
             with (
                 socket.create_connection((HOST, port), TIMEOUT) as plain,
-                context.wrap_socket(plain, server_hostname=model["hostname"]),
+                context.wrap_socket(plain, server_hostname=model["hostname"]) as secured,
             ):
-                pass
+                _leave(secured, PORTS[port][0])
         except ssl.SSLCertVerificationError as exc:
             return (
                 f"WARNING: this machine itself does not trust what port {port} serves: "
@@ -395,8 +395,8 @@ def _port(port, model):
             if how == "TLS" or protocol == "ManageSieve":
                 _answer_of(lines, talk.greeting)
             offered = _ask_for(secured, lines, talk.ask, talk.answer)
-            secured.sendall(f"{talk.bye}\r\n".encode())
             served = hashlib.sha256(secured.getpeercert(binary_form=True)).hexdigest()
+            _leave(secured, protocol)
     if bool(_PASSWORDS.search(offered)) == (port == 25):
         raise CommandExecutionError(
             "offers AUTH, which belongs on 465 and 587 alone; run the highstate"
@@ -424,6 +424,14 @@ def _answer_of(lines, end):
 def _ask_for(connection, lines, command, end):
     connection.sendall(f"{command}\r\n".encode())
     return _answer_of(lines, end)
+
+
+def _leave(secured, protocol):
+    """Say goodbye and hear it, or smtpd(8) logs: unexpected eof while reading."""
+    secured.sendall(f"{_TALKS[protocol].bye}\r\n".encode())
+    with contextlib.suppress(OSError):
+        while secured.recv(4096):
+            pass
 
 
 def _stranger():

@@ -331,7 +331,9 @@ def test_the_own_check_finds_a_queue_that_grows(lab, server):
         r"WARNING: \d+ waiting, the oldest for \d+ minutes; see why: smtpctl show queue", said
     )
     assert server.faults() == {}
-    server.machine.run("smtpctl remove all")
+    # "remove all" leaves what is being tried until its next turn.
+    server.machine.run("smtpctl show queue | cut -d '|' -f 1 | xargs -n 1 smtpctl remove")
+    server.idle()
 
 
 def test_the_own_check_finds_a_full_disk(server):

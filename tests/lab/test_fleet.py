@@ -380,8 +380,8 @@ def zones(lab, fleet):
     other = lab.machine("trixie", "mail2.second.example")
     ns1 = lab.machine("trixie", "ns1.names.example")
     lab.dns.serve("second.example", HEAD + f"mail2 A {other.address}\n")
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        list(pool.map(lambda machine: copy_salt(fleet.mail, machine), (other, ns1)))
+    for machine in other, ns1:
+        copy_salt(fleet.mail, machine)
     mine = {"mine_functions": {"mailsrv.dns": []}}
     second = {
         "domains": ["second.example"],

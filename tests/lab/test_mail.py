@@ -272,6 +272,7 @@ def test_the_signers_change_over_with_their_keys_and_records(lab, one, sink):
         assert one.highstate() == {}
         service = one.machine.run("systemctl is-active dkimproxy_out", check=False)
         assert service.stdout == f"{state}\n"
+        assert one.faults() == {}
         assert one.salt("mailsrv.dns") == records
         subjects = [one.submit(user, ["somebody@elsewhere.example"]) for user in users]
         for envelope in arrived(sink, *subjects):
@@ -308,11 +309,12 @@ def test_a_reboot_brings_everything_back(two):
 
 
 # The package's first start, before its spool exists; our own tests of old TLS, of a full mailbox
-# and of a spam filter that is down; Dovecot's words for a stop and for a reload.
+# of a spam filter that is down and of a host that is not there; Dovecot's words for a stop and for a
+# reload.
 EXPECTED = (
     "purge_task: opendir|unsupported protocol|unexpected message|Quota exceeded"
     "|421 server internal error|Connection closed unexpectedly"
-    "|Killed with signal 15|SIGHUP received - reloading"
+    "|silent.example|No route to host|Killed with signal 15|SIGHUP received - reloading"
 )
 
 
