@@ -308,9 +308,8 @@ def test_a_reboot_brings_everything_back(two):
     assert two.faults() == {}
 
 
-# The package's first start, before its spool exists; our own tests of old TLS, of a full mailbox
-# of a spam filter that is down and of a host that is not there; Dovecot's words for a stop and for a
-# reload.
+# The package's first start, before its spool exists; our own tests of old TLS, of a full mailbox,
+# of a spam filter that is down, of a host that is not there; Dovecot's words for stop and reload.
 EXPECTED = (
     "purge_task: opendir|unsupported protocol|unexpected message|Quota exceeded"
     "|421 server internal error|Connection closed unexpectedly"
