@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from lab import NS
-from server import arrived, parsed, signatures
+from server import CHECKOUT, arrived, parsed, signatures
 
 pytestmark = pytest.mark.lab
 
@@ -29,10 +29,9 @@ class Rotation:
         settings = {"dns": dns, "dkim": {"ed25519": True, **dkim}}
         self.server.write_pillar({**self.server.pillar, "mailsrv": settings})
 
-    def publish(self, *name_servers):
+    def publish(self, *name_servers, domains=("one.example", "uno.example")):
         """Serve the zones that the server prints now."""
-        for domain in USERS:
-            domain = domain.partition("@")[2]
+        for domain in domains:
             zone = self.server.salt("mailsrv.zone", domain)
             for name_server in name_servers or self.name_servers:
                 name_server.serve(domain, zone)
@@ -60,13 +59,13 @@ class Rotation:
         began = {change["signing"]["new"] for change in changes if "signing" in change}
         return began, [change for change in changes if "signing" not in change]
 
-    def signs(self):
+    def signs(self, user=USERS[1]):
         """
-        The selectors of the signatures of a message that leaves now.
+        The selectors of the signatures of a message of that user that leaves now.
 
         It and all mail so far is verified by the records of each of the provider's servers.
         """
-        newest = self.server.submit(USERS[1], [SOMEBODY])
+        newest = self.server.submit(user, [SOMEBODY])
         self.sent.append(newest)
         envelopes = arrived(self.sink, *self.sent)
         for envelope in envelopes:
@@ -157,3 +156,24 @@ def test_a_key_that_leaked_signs_no_more_and_its_record_says_so(rotation):
     rotation.run(**leaked)
     assert rotation.private_keys() == {"fresh"}
     assert rotation.run(**leaked) == (set(), [])
+
+
+def test_where_each_domain_has_a_key_of_its_own_it_rotates_alone(rotation):
+    server = rotation.server
+    archive = server.machine.run(
+        f"apt-get install -y python3-dkim >&2 && cd {CHECKOUT}/tests/dkimproxy"
+        " && python3 archive.py /srv/dkimproxy.tar.gz"
+    )
+    archive = {"source": "/srv/dkimproxy.tar.gz", "source_hash": f"sha256={archive.stdout.strip()}"}
+    dkim = {"ed25519": False, "signer": "dkimproxy", "archive": archive}
+    ann, eva = USERS
+    rotation.run(**dkim)
+    assert rotation.signs(ann) == rotation.signs(eva) == {"mailsrv"}
+    rotation.run(**dkim, selector="next")
+    rotation.publish(domains=["one.example"])
+    assert rotation.run(**dkim, selector="next")[0] == {"next"}
+    assert (rotation.signs(ann), rotation.signs(eva)) == ({"next"}, {"mailsrv"})
+    assert rotation.run(**dkim, selector="next") == (set(), [])
+    rotation.publish()
+    assert rotation.run(**dkim, selector="next")[0] == {"next"}
+    assert rotation.signs(eva) == {"next"}
