@@ -2,6 +2,7 @@
 
 import smtplib
 import threading
+from contextlib import suppress
 
 import pytest
 
@@ -43,10 +44,9 @@ class Rotation:
 
         def send():
             while not done.is_set():
-                try:
+                with suppress(OSError, smtplib.SMTPException):  # smtpd restarts; we try again
                     self.sent += [self.server.submit(user, [SOMEBODY]) for user in USERS]
-                except (OSError, smtplib.SMTPException):
-                    done.wait(0.2)  # smtpd restarts; a mail client tries again, too
+                done.wait(0.5)
 
         sender = threading.Thread(target=send)
         sender.start()
