@@ -354,8 +354,9 @@ def test_the_own_check_finds_a_full_disk(server):
 def test_the_own_check_says_what_is_left_behind_and_that_is_no_fault(server):
     domain = server.pillar["domains"][0]
     server.machine.run(f"mkdir -p /var/vmail/{domain}/gone")
+    left = len(server.salt("mailsrv.leftovers"))
     assert server.salt("mailcheck.run")["leftovers"] == (
-        "ok: mail of 1 accounts that are gone; salt-call mailsrv.leftovers lists it"
+        f"ok: mail of {left} accounts that are gone; salt-call mailsrv.leftovers lists it"
     )
     server.machine.run(f"rmdir /var/vmail/{domain}/gone")
 
