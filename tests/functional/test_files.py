@@ -299,7 +299,7 @@ def made():
         state = machine.state(f"cmd: {state}", **mailsrv)
         env = {key: value for item in state["env"] for key, value in item.items()}
         os.makedirs(os.path.dirname(env["KEY"]), exist_ok=True)
-        if not os.path.exists(state["creates"]):
+        if not os.path.exists(env["KEY"]):
             subprocess.run(state["name"], shell=True, env=os.environ | env, check=True)
         return env
 

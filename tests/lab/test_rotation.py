@@ -8,6 +8,7 @@ import pytest
 
 from lab import NS
 from server import CHECKOUT, arrived, parsed, signatures
+from wire import until
 
 pytestmark = pytest.mark.lab
 
@@ -67,6 +68,14 @@ class Rotation:
         """
         newest = self.server.submit(user, [SOMEBODY])
         self.sent.append(newest)
+
+        def came():
+            # What met a signer that was restarting waits for minutes.
+            self.server.machine.run("smtpctl schedule all; sleep 1")
+            here = {parsed(envelope.content)["Subject"] for envelope in self.sink.messages}
+            return here.issuperset(self.sent)
+
+        until(came, 120, "not all mail comes")
         envelopes = arrived(self.sink, *self.sent)
         for envelope in envelopes:
             domain = envelope.mail_from.partition("@")[2]

@@ -112,9 +112,8 @@ def test_with_rspamd_a_second_run_changes_nothing(signers):
 
 
 def test_the_own_check_knows_rspamd(signers):
-    checks = signers.salt("mailcheck.run")
-    assert checks["service rspamd"] == "ok"
-    assert set(checks.values()) == {"ok"}
+    assert signers.salt("mailcheck.run")["service rspamd"] == "ok"
+    assert signers.faults() == {}
 
 
 def test_a_configuration_that_rspamd_refuses_does_not_replace_the_old_one(signers):
@@ -292,10 +291,11 @@ def test_while_rspamd_is_down_strangers_are_asked_to_come_again(signers):
 
 
 # Our own tests; the lists that are none of the lab's business; no controller, as it is meant; and
-# what rspamd says of a history, statistics and a cache that are not there yet.
+# what rspamd says of a history, statistics and a cache that are not there yet, and of a helper that
+# was still compiling rules when we stopped it.
 EXPECTED = (
     "cannot load dkim key|empty text part|maps.rspamd.com|controller worker is unconfigured"
-    "|stored history is smaller|cannot load controller stats|symbols.cache.new"
+    "|stored history is smaller|cannot load controller stats|symbols.cache.new|hs_helper process"
 )
 
 
