@@ -272,6 +272,7 @@ def test_a_host_outside_of_our_domains_is_looked_for_where_it_is(lab, serve, one
 
 def test_a_server_that_serves_nothing_is_named(two):
     """As printed without name servers: NS is the mail host, where no name server runs."""
+    two.publish()
     status, found = check(two)
     assert status == 1
     said = [finding["says"] for finding in found["two.example"]]

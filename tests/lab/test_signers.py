@@ -84,6 +84,7 @@ def signers(lab, server, sink):
         server.left["rspamd"] = leaving(server, sink)
         yield server
     # And back, where rspamd has nothing to do any more.
+    server.publish()
     assert dkim_records(server) == server.records["before"]
     assert server.machine.run("systemctl is-active rspamd", check=False).stdout == "inactive\n"
     assert server.machine.run("systemctl is-enabled rspamd", check=False).stdout == "disabled\n"
