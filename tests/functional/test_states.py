@@ -79,6 +79,26 @@ def test_a_selector_that_yaml_reads_otherwise_stays_text(minion, selector):
     assert [key["selector"] for key in keys] == [selector, selector]
 
 
+def test_what_a_signer_remembers_that_is_not_used_is_forgotten(minion):
+    """Ed25519 that is off for a while begins anew, when DNS shows its record."""
+    machine = minion(id="unused")
+    directory = machine.at("/etc/mail/dkim")
+    used, *unused = (
+        directory / name for name in ("rsa.signing", "ed25519.signing", "example.com/rsa.signing")
+    )
+    for file in used, *unused:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("{}")
+    state = machine.state("mailsrv-genkeys-signing-unused")
+    for changes in (True, False):
+        command = ("state.single", "cmd.run", state["name"])
+        (made,) = machine(*command, onlyif=state["onlyif"]).values()
+        assert made["result"] is True
+        assert bool(made["changes"]) is changes
+    assert used.exists()
+    assert not [file for file in unused if file.exists()]
+
+
 @pytest.mark.parametrize("init", ["systemd", "sysvinit"])
 def test_a_dkimproxy_without_a_package_is_started_by_the_machines_init(minion, init):
     low = minion(grains=(("init", init),)).low("mailsrv.dkimproxy", dkim={"signer": "dkimproxy"})

@@ -309,12 +309,13 @@ def test_a_reboot_brings_everything_back(two):
 
 
 # The package's first start, before its spool exists; our own tests of old TLS, of a full mailbox,
-# of a spam filter or a Dovecot that is down, of a host that is not there; Dovecot's words for a
-# stop and for a reload.
+# of a spam filter or a Dovecot that is down, of a host that is not there or restarts; Dovecot's
+# words for a stop and for a reload.
 EXPECTED = (
     "purge_task: opendir|unsupported protocol|unexpected message|Quota exceeded"
     "|421 server internal error|Connection closed unexpectedly|silent.example|No route to host"
-    "|mail.lmtp: connect: Connection refused|Killed with signal 15|SIGHUP received - reloading"
+    "|mail.lmtp: connect: Connection refused|unexpected eof while reading"
+    "|Killed with signal 15|SIGHUP received - reloading"
 )
 
 

@@ -67,5 +67,14 @@ mailsrv-genkeys-srs-key:
     - bare: {{ key.bare != "" }}
     - require:
       - dkim: {{ key.private }}
+    - require_in:
+      - cmd: mailsrv-genkeys-signing-unused
 {%- endfor %}
+{%- set unused %}find {{ os.dkim.directory }} -name '*.signing' {%- for key in mailsrv.dkim["keys"] %} ! -path {{ key.signing }}{% endfor %}{% endset %}
+
+# Of an algorithm that is off, or another signer: what it remembers will not be true when it returns.
+mailsrv-genkeys-signing-unused:
+  cmd.run:
+    - name: {{ unused }} -delete
+    - onlyif: {{ unused }} | grep -q .
 {%- endif %}
