@@ -531,7 +531,7 @@ def _message(sender, address, subject):
 def _signatures(address, model):
     """Hand a message from each domain to the signer, as smtpd(8) does with mail that leaves."""
     keys = _public_keys(__salt__["mailsrv.signing"](model))
-    port = 10027 if model["dkim"]["signer"] == "dkimproxy" else 10028
+    port = 10027 if model["dkim"]["signer"] == "dkimproxy" else 25
     subjects = {domain: f"mailcheck {uuid.uuid4()}" for domain in model["domains"]}
     with smtplib.SMTP(HOST, port, timeout=TIMEOUT) as smtp:
         for domain, subject in subjects.items():

@@ -672,7 +672,8 @@ def explain(address):
     if domain not in here["domains"]:
         result["accepted"] = "from our users and this machine only"
         result["because"] = f"{domain} is not one of our domains: {', '.join(here['domains'])}"
-        result["rule"] = 'match from auth for any action "sign"'
+        action = "sign" if here["dkim"]["signer"] == "dkimproxy" else "relay"
+        result["rule"] = f'match from auth for any action "{action}"'
         result["forwarded to"] = [target]
         return result
     for name in (target, _base(target), f"@{domain}"):

@@ -9,6 +9,7 @@ include:
   - mailsrv.dovecot
   - mailsrv.{{ mailsrv.dkim.signer }}
   - mailsrv.rspamd
+  - mailsrv.guard
   - mailsrv.opensmtpd.package
 
 mailsrv-opensmtpd-mailname:
@@ -63,9 +64,7 @@ mailsrv-opensmtpd-config:
       - sls: mailsrv.tls
       - cmd: mailsrv-genkeys-srs-key
       - file: mailsrv-opensmtpd-deliver
-      {%- for key in mailsrv.dkim["keys"] %}
-      - dkim: {{ key.signing }}
-      {%- endfor %}
+      - file: mailsrv-guard-config
       - file: mailsrv-opensmtpd-mailname
 
 mailsrv-opensmtpd-service:
@@ -82,6 +81,7 @@ mailsrv-opensmtpd-service:
       {%- endif %}
     - watch:
       - file: mailsrv-opensmtpd-config
+      - file: mailsrv-guard-program
       - file: mailsrv-opensmtpd-mailname
       - cmd: mailsrv-genkeys-srs-key
       - sls: mailsrv.tls

@@ -1,0 +1,1236 @@
+"""
+guard: the one filter between smtpd(8) and everything that signs.
+
+    filter guard proc-exec "/usr/bin/python3 -I /etc/mail/guard.py /etc/mail/guard.json" user …
+
+A filter in the sense of smtpd-filters(7), protocol 0.7. smtpd(8) ends when a filter does, so this
+one never does: a fault of its own is a 451 for that message and a line in the log, and the filters
+that sign are its children, whose end costs a 451, too. It decides by the door that mail comes in:
+
+    port 25         a stranger: nothing is changed or signed; our own envelope senders are refused
+                    where our SPF records say that nobody else may use them
+    465, 587        a user, after AUTH: made right, or refused with a sentence, and signed
+    the socket, and port 25 from 127.0.0.1 or ::1: a program of this machine: the same where From:
+                    is an address of ours; else unsigned and unchanged
+    port 10026      Dovecot: what it wrote itself (vacation) as a user's; what it passes on
+                    (redirect) unsigned and unchanged
+
+Made right: exactly one From: with one plain address that the account may send as, else MAIL FROM
+with the readable name; Date and Message-ID; addresses with their domain; no Bcc; no field twice
+that may stand once (RFC 5322, 3.6); nothing left that smtpd(8) would rewrite behind the signer.
+
+Python's standard library alone: it runs on the system's own interpreter. `guard.py -n FILE` checks
+a configuration and says what is wrong with it.
+"""
+
+import base64
+import contextlib
+import email.utils
+import json
+import os
+import re
+import secrets
+import selectors
+import subprocess
+import sys
+import time
+
+SIEVE_PORT = b"10026"
+LOOPBACK = (b"127.0.0.1", b"[::1]")
+SOCKET = b"unix:"
+USER_PORTS = (b"465", b"587")
+
+MAX_HEADER = 1 << 20  # bytes held of a message until its header is complete
+MAX_NAME = 900  # smtpd's rfc5322.c gives up at 1024
+MAX_FIELD = 65000  # and, where it rewrites, at 65536
+MAX_UNREAD = 8 << 20  # bytes that a signer has not taken: then smtpd(8) is not read from
+PATIENCE = 5  # seconds that the first start of the signers may take
+LIMIT = 1000  # characters of a display name
+
+REPORTS = (
+    *("link-connect", "link-disconnect", "link-identify", "link-auth", "link-tls"),
+    *("tx-reset", "tx-begin", "tx-mail", "tx-rcpt", "tx-envelope", "tx-data"),
+    *("tx-commit", "tx-rollback"),
+)
+FILTERS = ("mail-from", "data-line", "commit")
+
+# RFC 5322, 3.6: may stand once; the first of several counts. Of To and Cc all do.
+ONCE = {
+    *(b"date", b"message-id", b"subject", b"reply-to", b"in-reply-to", b"references"),
+    *(b"mime-version", b"content-type", b"content-transfer-encoding", b"content-disposition"),
+}
+JOINED = {b"to", b"cc"}
+FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:")  # RFC 5322, 3.6.8, and the blanks of 4.5
+ATOM = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-\u0080-\U0010ffff]+")
+DOT_ATOM = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
+HOST = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*")
+ENCODED = re.compile(r"=\?[^? ]+\?[bBqQ]\?[!->@-~]*\?=")  # RFC 2047
+PLAIN_TO = re.compile(rb'[^"\\():;,]*@[^"\\():;,]*(,[^"\\():;,]*@[^"\\():;,]*)*')
+PLAIN_FROM = re.compile(
+    rb"From: (?:[A-Za-z0-9 _'-]{0,60} <([A-Za-z0-9._+-]+@[a-z0-9.-]+)>"
+    rb"|<?([A-Za-z0-9._+-]+@[a-z0-9.-]+)>?)"
+)
+
+CARRIAGE_RETURN = "550 5.6.0 There is a carriage return inside a line: end lines with CR LF alone"
+NO_FIELD = "550 5.6.0 '{}' is no header field: put an empty line before the text"
+LONG_HEADER = "552 5.3.4 The header is longer than 1 MB"
+LONG_FIELD = "550 5.6.0 {}: is longer than smtpd takes: name fewer recipients in the header"
+UNREADABLE = "550 5.6.0 {}: cannot be read: write addresses like user@example.com"
+UNSIGNED = "451 4.3.0 The message could not be signed now: try again later"
+FAULT = "451 4.3.0 The message could not be checked now: try again later"
+FORGED = "550 5.7.1 {} is an address of this server: log in to send as it (465 or 587)"
+FULL = "452 4.3.1 The disk of this server is nearly full: try again later"
+
+
+class Refused(Exception):
+    """A message that cannot be made right; holds the SMTP reply."""
+
+
+# The configuration
+
+
+class Rules:
+    """
+    Who may send as what: the file that the formula writes, with the keys of `KINDS`.
+
+    hostname: this machine, for addresses without a domain and Message-ID. domains: what is ours.
+    senders: the addresses, or "@domain", that a login may send as. signers: the commands of the
+    filters that sign, in their order. closed: whether strangers are refused our envelope senders.
+    spool: smtpd's, and free: the bytes that must be free there. Raises ValueError.
+    """
+
+    KINDS = {  # noqa: RUF012
+        **{"hostname": str, "domains": list, "senders": dict, "signers": list},
+        **{"closed": bool, "spool": str, "free": int},
+    }
+
+    def __init__(self, text):
+        given = json.loads(text)
+        for key, kind in self.KINDS.items():
+            if not isinstance(given, dict) or not isinstance(given.get(key), kind):
+                raise ValueError(f"{key}: is missing, or no {kind.__name__}")
+        self.hostname = given["hostname"]
+        self.ours = {*given["domains"], given["hostname"]}
+        self.senders = {login: frozenset(names) for login, names in given["senders"].items()}
+        self.signers = [list(map(str, command)) for command in given["signers"]]
+        self.closed, self.spool, self.free = given["closed"], given["spool"], given["free"]
+
+    def is_ours(self, address):
+        """Whether an address is in one of our domains."""
+        return address.rpartition("@")[2].lower() in self.ours
+
+    def may(self, login, address):
+        """Whether that login may send as this address, with or without a tag."""
+        names = self.senders.get(login, ())
+        local, _, domain = address.lower().rpartition("@")
+        untagged = f"{local.partition('+')[0]}@{domain}"
+        return bool({f"{local}@{domain}", untagged, f"@{domain}"} & {*names})
+
+    def account(self, address):
+        """The login whose own address this is, with or without a tag; empty where there is none."""
+        local, _, domain = address.lower().rpartition("@")
+        untagged = f"{local.partition('+')[0]}@{domain}"
+        return untagged if untagged in self.senders else ""
+
+
+# Addresses, RFC 5322, 3.4 with what 4.4 still allows
+
+
+class Address:
+    """One entry of an address list: `name`, `local` and `domain`, None where there is none."""
+
+    def __init__(self, name="", local=None, domain=None, group=False):
+        self.name, self.local, self.domain, self.group = name, local, domain, group
+
+    def complete(self, hostname):
+        """The address with its domain; empty where there is none or it is no plain one."""
+        domain = hostname if self.domain is None else self.domain.lower()
+        if self.group or not DOT_ATOM.fullmatch(self.local or "") or not HOST.fullmatch(domain):
+            return ""
+        return f"{self.local}@{domain}"
+
+
+def addresses(text):
+    """
+    The entries of an address list, `Address`es; one without an address has a name alone.
+
+    text
+        The unfolded body of a field.
+
+    Raises ValueError where a strict reader would have to guess.
+    """
+    entries, current, in_group = [], [], False
+    for token in [*_tokens(text), (",", "")]:
+        kind = token[0]
+        if kind == ":" and not in_group and not any(t[0] == "<" for t in current):
+            if not current or any(t[0] not in ("word", ".") for t in _bare(current)):
+                raise ValueError("no name before a group's colon")
+            in_group = True
+            entries.append(Address(_phrase(current), group=True))
+            current = []
+        elif kind == ";":
+            if not in_group:
+                raise ValueError("a semicolon outside of a group")
+            in_group = False
+            current = []
+        elif kind == "," and not _inside(current):
+            if current and not in_group:
+                entries.append(_entry(current))
+            current = []
+        else:
+            current.append(token)
+    if in_group or _inside(current) or _bare(current):
+        raise ValueError("ends in the middle")
+    return entries
+
+
+def _inside(tokens):
+    """Whether an angle bracket is open: a route (RFC 5322, 4.4) has commas of its own."""
+    kinds = [token[0] for token in tokens]
+    return kinds.count("<") > kinds.count(">")
+
+
+def _bare(tokens):
+    return [token for token in tokens if token[0] != "comment"]
+
+
+def _tokens(text):
+    """Words, literals, comments and specials, as (kind, text); a special is its own kind."""
+    result, at = [], 0
+    while at < len(text):
+        char = text[at]
+        if char in " \t\r\n":
+            at += 1
+        elif char == '"':
+            word, at = _until(text, at + 1, '"')
+            result.append(("word", word))
+        elif char == "(":
+            word, at = _comment(text, at)
+            result.append(("comment", word))
+        elif char == "[":
+            word, at = _until(text, at + 1, "]")
+            result.append(("literal", f"[{word}]"))
+        elif char in "<>@,;:.":
+            result.append((char, char))
+            at += 1
+        else:
+            atom = ATOM.match(text, at)
+            if not atom:
+                raise ValueError("a character that must be quoted")
+            result.append(("word", atom[0]))
+            at = atom.end()
+    return result
+
+
+def _until(text, at, end):
+    word = []
+    while at < len(text):
+        if text[at] == end:
+            return "".join(word), at + 1
+        at += text[at] == "\\"
+        word.append(text[at : at + 1])
+        at += 1
+    raise ValueError("a quote or a literal that does not end")
+
+
+def _comment(text, at):
+    word, depth = [], 0
+    while at < len(text):
+        if text[at] == "(":
+            depth += 1
+        elif text[at] == ")":
+            depth -= 1
+            if not depth:
+                return "".join(word[1:]), at + 1
+        elif text[at] == "\\":
+            at += 1
+        word.append(text[at : at + 1])
+        at += 1
+    raise ValueError("a comment that does not end")
+
+
+def _phrase(tokens):
+    words = []
+    for kind, word in tokens:
+        if kind == "." and words:
+            words[-1] += "."
+        elif kind == "word":
+            words.append(word)
+    return " ".join(words)
+
+
+def _entry(tokens):
+    comment = next((word for kind, word in tokens if kind == "comment"), "")
+    bare = _bare(tokens)
+    kinds = [kind for kind, _ in bare]
+    if "<" not in kinds:
+        if "@" in kinds or len(bare) == 1 or _dotted(kinds):
+            return Address(comment, *_addr_spec(bare))
+        if not {*kinds} <= {"word", "."}:
+            raise ValueError("neither a name nor an address")
+        return Address(_phrase(bare))
+    at = kinds.index("<")
+    if kinds[-1] != ">" or kinds.count("<") > 1 or not {*kinds[:at]} <= {"word", "."}:
+        raise ValueError("an angle bracket at a wrong place")
+    spec = bare[at + 1 : -1]
+    if spec and spec[0][0] == "@" and ":" in kinds[at:]:
+        spec = spec[[kind for kind, _ in spec].index(":") + 1 :]  # an obsolete route
+    if not spec:
+        return Address(_phrase(bare[:at]) or comment)
+    return Address(_phrase(bare[:at]) or comment, *_addr_spec(spec))
+
+
+def _dotted(kinds):
+    """word.word, as a local part is."""
+    return len(kinds) % 2 == 1 and all(
+        kind == ("." if index % 2 else "word") for index, kind in enumerate(kinds)
+    )
+
+
+def _addr_spec(tokens):
+    kinds = [kind for kind, _ in tokens]
+    at = kinds.index("@") if "@" in kinds else len(kinds)
+    local, domain = tokens[:at], tokens[at + 1 :]
+    if not _dotted(kinds[:at]):
+        raise ValueError("no local part")
+    if at == len(kinds):
+        return "".join(word for _, word in local), None
+    if [kind for kind, _ in domain] != ["literal"] and not _dotted([kind for kind, _ in domain]):
+        raise ValueError("no domain")
+    return "".join(word for _, word in local), "".join(word for _, word in domain)
+
+
+def mailbox(name, address):
+    """
+    The lines of a From: field of one address, in a form that no reader reads differently.
+
+    name
+        The display name, text; encoded words (RFC 2047) stay as they are.
+
+    address
+        A plain address.
+
+    Returns bytes, folded, without line ends.
+    """
+    name = " ".join("".join(c if c.isprintable() else " " for c in name).split())[:LIMIT]
+    if not name:
+        return [f"From: <{address}>".encode()]
+    words = name.split(" ")
+    if re.fullmatch(r"[A-Za-z0-9 _'-]+", name) or any(map(ENCODED.fullmatch, words)):
+        parts = words
+        if not all(re.fullmatch(r"[A-Za-z0-9_'-]+", w) or ENCODED.fullmatch(w) for w in words):
+            parts = _encoded(name)
+    elif len(name) < 60 and re.fullmatch(r"[ !#-;=?A-\[\]-~]+", name):
+        parts = [f'"{name}"']
+    else:
+        parts = _encoded(name)
+    if max(map(len, parts)) > 200:
+        parts = _encoded(name)
+    lines = ["From:"]
+    for part in [*parts, f"<{address}>"]:
+        if len(lines[-1]) + 1 + len(part) > 78 and lines[-1] not in ("From:", ""):
+            lines.append("")
+        lines[-1] += f" {part}"
+    return [line.encode() for line in lines]
+
+
+def _encoded(name):
+    """RFC 2047: at most 75 characters a word, no character split."""
+    words, held = [], b""
+    for char in name:
+        more = char.encode("utf-8", "replace")
+        if len(held) + len(more) > 42:
+            words.append(held)
+            held = b""
+        held += more
+    return [f"=?utf-8?B?{base64.b64encode(word).decode()}?=" for word in [*words, held]]
+
+
+# What smtpd(8) rewrites in To: and Cc: after all filters (smtp_session.c): an entry without a
+# domain gets the listener's hostname. What it would still change behind us breaks signatures, so
+# it is done here, by its rules: those of 7.4, which looks for commas without knowing an escaped
+# character in quotes, and of later ones.
+
+
+def completed(value, hostname):
+    """
+    The body of a To: or Cc: with its addresses completed.
+
+    value
+        The body, lines joined by LF, bytes.
+
+    Returns bytes that smtpd(8) of any version leaves as they are. Raises Refused.
+    """
+    if PLAIN_TO.fullmatch(value):
+        return value
+    for _ in range(6):
+        before = value
+        for quoting in (True, False):
+            parts = _split(value + b"\n", quoting)
+            value = b",".join(_appended(part, hostname.encode()) for part in parts)[:-1]
+        if value == before:
+            return value
+    raise Refused
+
+
+def _split(value, quoting):
+    parts, start = [], 0
+    escape = quote = False
+    comment = 0
+    for at, char in enumerate(value):
+        if char == 10:
+            continue  # to smtpd(8) a line's end is none of its characters
+        if char == 40 and not escape and not quote:
+            comment += 1
+        if char == 34 and not escape and not comment:
+            quote = not quote
+        if char == 41 and not escape and not quote and comment:
+            comment -= 1
+        escape = char == 92 and not escape and not comment and (quoting or not quote)
+        if char == 44 and not escape and not quote and not comment:
+            parts.append(value[start:at])
+            start = at + 1
+    return [*parts, value[start:]]
+
+
+def _appended(part, hostname):
+    if len(part) + len(hostname) + 1 >= 4096 or not part:
+        return part
+    escape = quote = False
+    comment = bracket = 0
+    angle = component = 0
+    has_angle = False
+    for at, char in enumerate(part):
+        if char == 40 and not escape and not quote:
+            comment += 1
+        if char == 34 and not escape and not comment:
+            quote = not quote
+        if char == 41 and not escape and not quote and comment:
+            comment -= 1
+        escape = char == 92 and not escape and not comment and not quote
+        outside = not escape and not comment and not quote
+        if char == 60 and outside and not bracket:
+            bracket, has_angle = 1, True
+        if char == 62 and outside and bracket:
+            bracket, angle = 0, at
+        if char in (64, 58) and outside:
+            return part  # a domain, or a group: readable or not, it stays
+        if not comment and char != 41 and not _space(char):
+            component = at
+    if escape or quote or comment or bracket:
+        return part
+    if has_angle:
+        insert = angle - 1
+        while insert >= 0 and _space(part[insert]):
+            insert -= 1
+        if insert < 0 or part[insert] == 60:
+            return part
+    else:
+        insert = component
+        if _space(part[insert]):
+            return part
+    return part[: insert + 1] + b"@" + hostname + part[insert + 1 :]
+
+
+def _space(char):
+    return char in b" \t\n\v\f\r"
+
+
+# The header
+
+
+class Header:
+    """The fields of a header: a list of (name in lower case, lines)."""
+
+    def __init__(self, lines):
+        """Raises Refused with the reply where a line belongs to no field."""
+        self.fields = []
+        for line in lines:
+            if line[:1] in (b" ", b"\t") and self.fields:
+                if line.strip(b" \t"):  # a blank line to those who read strictly
+                    self.fields[-1][1].append(line)
+                continue
+            field = FIELD.match(line)
+            if field and len(field[1]) < MAX_NAME:
+                self.fields.append((field[1].lower(), [field[1] + b":" + line[field.end() :]]))
+            elif not re.match(rb">?From ", line):  # the line of an mbox
+                raise Refused(NO_FIELD.format(_printable(line[:40].decode("latin-1"))))
+
+    def all(self, name):
+        """The bodies of all fields of that name, lines joined by LF."""
+        return [
+            b"\n".join(lines).partition(b":")[2] for known, lines in self.fields if known == name
+        ]
+
+    def replace(self, name, lines):
+        """Put these lines in place of the first field of that name, or at the end."""
+        at = next((i for i, field in enumerate(self.fields) if field[0] == name), len(self.fields))
+        self.fields = [field for field in self.fields if field[0] != name]
+        self.fields.insert(at, (name, lines))
+
+    def remove(self, *names):
+        """Remove all fields of these names."""
+        self.fields = [field for field in self.fields if field[0] not in names]
+
+    def once(self):
+        """Keep the first of each field that may stand once; join those that list addresses."""
+        first, fields = {}, []
+        for name, lines in self.fields:
+            if name in first and name in JOINED:
+                body = [lines[0].partition(b":")[2].strip(b" \t"), *lines[1:]]
+                if b"".join(body).strip():
+                    first[name][-1] += b","
+                    first[name] += [b" " + line.strip(b" \t") for line in body if line]
+            elif name not in first or name not in ONCE:
+                first[name] = lines
+                fields.append((name, lines))
+        self.fields = fields
+
+    def lines(self):
+        """All lines, as they are sent."""
+        return [line for _, lines in self.fields for line in lines]
+
+
+def _text(body):
+    unfolded = body.replace(b"\n", b" ")
+    try:
+        return unfolded.decode()
+    except UnicodeDecodeError:
+        return unfolded.decode("latin-1")
+
+
+def prepare(lines, door, login, sender, rules):
+    """
+    Make the header of a message right.
+
+    lines
+        The lines of the header, bytes without line ends, as smtpd(8) has taken them.
+
+    door
+        "user", "program" or "sieve".
+
+    login
+        Who has logged in; empty at the other doors.
+
+    sender
+        MAIL FROM, text without brackets; empty for none.
+
+    rules
+        The `Rules`.
+
+    Returns (lines, sign, note): the lines to pass on, whether the message is ours to sign, and what
+    was done to From:, for the log. Raises Refused with the reply.
+    """
+    if door == "sieve":
+        # What Dovecot passes on has the Received: of its way here beside the one just written.
+        if sum(line[:9].lower() == b"received:" for line in lines) > 1:
+            return lines, False, ""
+        login = rules.account(sender)
+        door = "user" if login else "program"
+    if door == "program" and not _is_ours(lines, sender, rules):
+        return lines, False, ""
+    if any(b"\r" in line for line in lines):
+        raise Refused(CARRIAGE_RETURN)
+    header = Header(lines)
+    header.remove(b"bcc", b"resent-bcc")
+    header.once()
+    may = (lambda a: rules.may(login, a)) if door == "user" else rules.is_ours
+    fallback = sender or (login if "@" in login else f"MAILER-DAEMON@{rules.hostname}")
+    author, note = _one_author(header, may, fallback, rules)
+    _sender(header, may, author, rules)
+    for name in JOINED:
+        for body in header.all(name):
+            title = name.decode().capitalize()
+            if len(body) > MAX_FIELD:
+                raise Refused(LONG_FIELD.format(title))
+            try:
+                whole = completed(body, rules.hostname)
+            except Refused:
+                raise Refused(UNREADABLE.format(title)) from None
+            if whole != body:
+                header.replace(name, (title.encode() + b":" + whole).split(b"\n"))
+    if not b"".join(header.all(b"date")).strip():
+        today = email.utils.formatdate(localtime=True)
+        header.replace(b"date", [f"Date: {today}".encode()])
+    if not b"".join(header.all(b"message-id")).strip():
+        unique = f"Message-ID: <{secrets.token_hex(12)}@{rules.hostname}>"
+        header.replace(b"message-id", [unique.encode()])
+    return header.lines(), True, note
+
+
+def _is_ours(lines, sender, rules):
+    """Whether a program's message is ours: by its author, else by MAIL FROM."""
+    try:
+        bodies = Header(lines).all(b"from")
+        author = _author(bodies)
+        entries = [author] if author else [e for body in bodies for e in addresses(_text(body))]
+    except (Refused, ValueError):
+        return rules.is_ours(sender)
+    authors = [entry.complete(rules.hostname) for entry in entries]
+    if authors and all(author and not rules.is_ours(author) for author in authors):
+        return False
+    return bool(author and authors[0]) or rules.is_ours(sender)
+
+
+def _author(bodies):
+    """The one author of these From: fields, an `Address`; None where there are more or none."""
+    if len(bodies) != 1:
+        return None
+    *before, last = addresses(_text(bodies[0])) or [None]
+    if any(entry.domain is not None or entry.group for entry in before):
+        return None
+    if before and last.domain is not None:
+        # Example, Ann <ann@example.com>: a name that should have stood in quotes.
+        last.name = ", ".join([*(e.local or e.name for e in before), last.name])
+    return None if before and last.domain is None else last
+
+
+def _one_author(header, may, fallback, rules):
+    """Leave one From:; returns its address and a note where it is another than was given."""
+    fields = [lines for name, lines in header.fields if name == b"from"]
+    if len(fields) == 1 and len(fields[0]) == 1:
+        plain = PLAIN_FROM.fullmatch(fields[0][0])
+        address = plain and (plain[1] or plain[2]).decode()
+        if plain and may(address) and DOT_ATOM.fullmatch(address.rpartition("@")[0]):
+            return address, ""
+    bodies = header.all(b"from")
+    try:
+        author = _author(bodies)
+        entries = [author] if author else [e for body in bodies for e in addresses(_text(body))]
+    except ValueError:
+        author, entries = None, []
+    given = author.complete(rules.hostname) if author else ""
+    address = given if given and may(given) else fallback
+    if author:
+        name = author.name or ("" if given == address or author.domain else author.local or "")
+    else:
+        same = [e for e in entries if e.complete(rules.hostname).lower() == fallback.lower()]
+        name = same[0].name if same else ""
+    header.replace(b"from", mailbox(name, address))
+    said = b"".join(bodies)[:200].decode("utf-8", "replace")
+    return address, "" if given == address else f"From:{said} is now {address}"
+
+
+def _sender(header, may, author, rules):
+    """Sender: stays where it is an address of this account beside From: (DKIMproxy signs by it)."""
+    try:
+        found = [e for body in header.all(b"sender") for e in addresses(_text(body))]
+    except ValueError:
+        found = []
+    address = found[0].complete(rules.hostname) if len(found) == 1 else ""
+    if not may(address) or address.rpartition("@")[2] != author.rpartition("@")[2].lower():
+        header.remove(b"sender")
+    elif len(header.all(b"sender")) == 1:
+        header.replace(b"sender", [f"Sender: <{address}>".encode()])
+
+
+# The signers
+
+
+class Signer:
+    """A filter that signs, as a child: what it registered, and its pipes."""
+
+    def __init__(self, command, config, guard):
+        self.guard, self.name = guard, os.path.basename(command[0])
+        self.reports, self.filters, self.ready, self.seen = set(), set(), False, set()
+        self.unread, self.unsent, self.ended = b"", [], False
+        self.pending = 0
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, close_fds=True
+        )
+        os.set_blocking(self.process.stdin.fileno(), False)
+        guard.selector.register(self.process.stdout, selectors.EVENT_READ, self.read)
+        self.send(b"".join(line + b"\n" for line in config))
+
+    def send(self, data):
+        """Write to the filter, now or when it reads again."""
+        if self.ended:
+            return
+        if not self.unsent:
+            self.guard.selector.register(self.process.stdin, selectors.EVENT_WRITE, self.write)
+        self.unsent.append(data)
+        self.pending += len(data)
+
+    def write(self):
+        """Called when the filter reads."""
+        data = b"".join(self.unsent)
+        try:
+            sent = os.write(self.process.stdin.fileno(), data[: 1 << 18])
+        except BlockingIOError:
+            return
+        except OSError:
+            self.end()
+            return
+        self.unsent = [data[sent:]] if sent < len(data) else []
+        self.pending = len(data) - sent
+        if not self.unsent:
+            self.guard.selector.unregister(self.process.stdin)
+
+    def read(self):
+        """Called when the filter has written."""
+        data = os.read(self.process.stdout.fileno(), 1 << 18)
+        if not data:
+            self.end()
+            return
+        *lines, self.unread = (self.unread + data).split(b"\n")
+        for line in lines:
+            self.guard.heard(self, line)
+
+    def end(self):
+        """It is gone, or shall go."""
+        if self.ended:
+            return
+        if self.unsent:
+            self.guard.selector.unregister(self.process.stdin)
+        self.guard.selector.unregister(self.process.stdout)
+        self.ended, self.unsent, self.pending = True, [], 0
+        for pipe in (self.process.stdin, self.process.stdout):
+            with contextlib.suppress(OSError):
+                pipe.close()
+        self.process.kill()
+        self.process.wait()
+
+
+class Chain:
+    """The signers of one configuration, in their order; a message goes through all of them."""
+
+    def __init__(self, commands, config, guard):
+        self.commands, self.busy = commands, set()
+        self.signers = []
+        try:
+            for command in commands:
+                self.signers.append(Signer(command, config, guard))
+        except OSError as exc:
+            guard.log(f"{command[0]} cannot be started: {exc}")
+            self.end()
+
+    @property
+    def ready(self):
+        """Whether all take messages."""
+        return len(self.signers) == len(self.commands) and all(
+            signer.ready and not signer.ended for signer in self.signers
+        )
+
+    @property
+    def ended(self):
+        """Whether one of them is gone."""
+        return len(self.signers) < len(self.commands) or any(s.ended for s in self.signers)
+
+    def end(self):
+        """End them all."""
+        for signer in self.signers:
+            signer.end()
+
+
+# The protocol
+
+
+class Session:
+    """What is known of an SMTP session."""
+
+    def __init__(self, door):
+        self.door, self.login, self.sender = door, "", ""
+        self.reports, self.message = [], None
+
+
+class Message:
+    """
+    A message on its way through. `state` is "header" while its lines are held, then "pass" (to
+    smtpd(8)), "sign" (through `chain`) or "drop" (it is refused).
+    """
+
+    def __init__(self, token, state):
+        self.token, self.state = token, state
+        self.lines, self.size = [], 0
+        self.ours = False
+        self.reply = ""  # of a refusal
+        self.ended = False  # smtpd(8) has sent the last line
+        self.finished = False  # and has it back
+        self.chain, self.asked = None, None  # the signers, and which one judges it now
+        self.unsigned, self.in_header = 0, True  # signatures that are still to come
+
+
+class Guard:
+    """
+    The filter: `take` is given what smtpd(8) writes, `write` is called with the answers.
+
+    rules
+        A function that gives the `Rules` that hold now.
+
+    write, log
+        Functions of bytes and of a text.
+    """
+
+    def __init__(self, rules, write, log, selector):
+        self.rules, self.output, self.selector = rules, write, selector
+        self._log = log
+        self.sessions, self.config = {}, []
+        self.registered, self.chain, self.retired = False, None, []
+        self.unread, self.out = b"", []
+        self.next_start, self.delay, self.started = 0.0, 0.0, time.monotonic()
+
+    def log(self, text):
+        """One printable line."""
+        self._log("".join(c if c.isprintable() else "?" for c in text)[:600])
+
+    def take(self, data):
+        """Read what smtpd(8) wrote, a piece of any length."""
+        *lines, self.unread = (self.unread + data).split(b"\n")
+        for line in lines:
+            try:
+                self._line(line)
+            except Exception as exc:  # it never ends
+                self.log(f"a fault of guard's own: {exc!r}")
+                self._fault(line)
+        self.flush()
+
+    def flush(self):
+        """Write the answers so far."""
+        if self.out:
+            data, self.out = b"".join(self.out), []
+            self.output(data)
+
+    def tick(self):
+        """Called between two pieces, and every second: start signers, register."""
+        rules, now = self.rules(), time.monotonic()
+        if not self.config or self.config[-1] != b"config|ready":
+            return
+        wanted = rules.signers if rules else []
+        if wanted and (self.chain is None or self.chain.ended or self.chain.commands != wanted):
+            if now >= self.next_start:
+                self._start(wanted, now)
+        elif not wanted and self.chain:
+            self._retire()
+        for chain in [chain for chain in self.retired if not chain.busy]:
+            chain.end()
+            self.retired.remove(chain)
+        if self.chain and self.chain.ready:
+            self.delay = 0.0
+        late = now > self.started + PATIENCE
+        if not self.registered and (late or not wanted or (self.chain and self.chain.ready)):
+            self.registered = True
+            lines = [f"report|smtp-in|{name}" for name in REPORTS]
+            lines += [f"filter|smtp-in|{name}" for name in FILTERS]
+            self.out += [f"register|{line}\n".encode() for line in [*lines, "ready"]]
+            self.flush()
+
+    def _start(self, wanted, now):
+        if self.chain and self.chain.ended:
+            self.log("a signer ended; it is started again")
+            self._lost(self.chain)
+        if self.chain:
+            self._retire()
+        # The first end costs nothing; one that ends again and again is not chased.
+        self.next_start, self.delay = now + self.delay, min(30.0, self.delay * 2 or 0.5)
+        self.chain = Chain(wanted, self.config, self)
+
+    def _retire(self):
+        self.retired.append(self.chain)
+        self.chain = None
+
+    def _lost(self, chain):
+        """Messages that a signer took with it."""
+        for sid in list(chain.busy):
+            message = self.sessions[sid].message
+            if message.asked is not None:
+                self._judged(sid, message, f"reject|{UNSIGNED}")
+            else:
+                self._refuse(sid, message, UNSIGNED)
+        chain.end()
+
+    # What smtpd(8) says
+
+    def _line(self, line):
+        kind, _, rest = line.partition(b"|")
+        if kind == b"filter":
+            fields = rest.split(b"|", 6)
+            if len(fields) == 7:
+                self._filter(*fields[3:])
+        elif kind == b"report":
+            fields = rest.split(b"|", 5)
+            if len(fields) >= 5:
+                self._report(line, fields[3], fields[4], fields[5] if len(fields) > 5 else b"")
+        elif kind == b"config" and not self.registered:
+            self.config.append(line)
+
+    def _fault(self, line):
+        """Whatever went wrong with a line: its message is answered with 451, and smtpd goes on."""
+        fields = line.split(b"|", 7)
+        if fields[0] != b"filter" or len(fields) < 8:
+            return
+        event, sid, token, value = fields[4:]
+        session = self.sessions.setdefault(sid, Session("stranger"))
+        if event == b"data-line":
+            session.message = session.message or Message(token, "drop")
+            self._refuse(sid, session.message, FAULT)
+            if value == b".":
+                self._end(sid, session.message)
+        elif event == b"commit":
+            self._drop_message(sid, session)
+            self._result(sid, token, f"reject|{FAULT}")
+        else:
+            self._result(sid, token, "proceed")
+
+    def _report(self, line, event, sid, value):
+        session = self.sessions.get(sid)
+        if event == b"link-connect":
+            session = self.sessions[sid] = Session(_door(value))
+        elif session is None:
+            return
+        elif event == b"link-auth":
+            result, _, login = value.partition(b"|")
+            if result == b"pass":
+                session.login = login.decode("utf-8", "replace").lower()
+        if session.door == "stranger" and event != b"link-disconnect":
+            return
+        for signer in self._signers(session):
+            if sid in signer.seen and event.decode() in signer.reports:
+                signer.send(line + b"\n")
+        if event == b"link-disconnect":
+            self._forget(sid, session)
+        elif event in (b"tx-reset", b"tx-commit", b"tx-rollback"):
+            session.reports = [old for old in session.reports if b"|link-" in old]
+        elif len(session.reports) < 2000:
+            session.reports.append(line)
+
+    def _signers(self, session):
+        chain = session.message.chain if session.message else None
+        chains = {id(c): c for c in (chain, self.chain, *self.retired) if c}
+        return [signer for c in chains.values() for signer in c.signers]
+
+    def _forget(self, sid, session):
+        for signer in self._signers(session):
+            signer.seen.discard(sid)
+        for chain in (self.chain, *self.retired):
+            if chain:
+                chain.busy.discard(sid)
+        del self.sessions[sid]
+
+    def _filter(self, event, sid, token, value):
+        session = self.sessions.get(sid)
+        if session is None:  # it began before us: never so in smtpd(8)
+            session = self.sessions[sid] = Session("stranger")
+        if event == b"data-line":
+            self._data(sid, session, token, value)
+        elif event == b"mail-from":
+            self._mail_from(sid, session, token, value.decode("utf-8", "replace"))
+        elif event == b"commit":
+            self._commit(sid, session, token)
+        else:
+            self._result(sid, token, "proceed")
+
+    def _result(self, sid, token, text):
+        self.out.append(b"filter-result|%s|%s|%s\n" % (sid, token, text.encode()))
+
+    def _mail_from(self, sid, session, token, sender):
+        rules = self.rules()
+        self._drop_message(sid, session)
+        session.sender = sender
+        if _is_full(rules):
+            self.log("the disk of the queue is nearly full: mail is refused")
+            self._result(sid, token, f"reject|{FULL}")
+        elif session.door == "stranger" and rules and rules.closed and rules.is_ours(sender):
+            self._result(sid, token, f"reject|{FORGED.format(_printable(sender))}")
+        elif session.login and not sender:
+            # A read receipt (RFC 8098) has none, which `senders` refuses: "530 Sender rejected".
+            login = session.login
+            session.sender = login if "@" in login else f"MAILER-DAEMON@{login}"
+            self._result(sid, token, f"rewrite|<{session.sender}>")
+        else:
+            self._result(sid, token, "proceed")
+
+    def _drop_message(self, sid, session):
+        if session.message and session.message.chain:
+            session.message.chain.busy.discard(sid)
+        session.message = None
+
+    def _data(self, sid, session, token, line):
+        message = session.message
+        if message is None:
+            state = "pass" if session.door == "stranger" else "header"
+            message = session.message = Message(token, state)
+        if message.ended:
+            return
+        if message.state == "header":
+            if line not in (b"", b"."):
+                self._hold(sid, message, line)
+                return
+            self._begin(sid, session, message)
+            if line == b"" or message.ours:
+                self._pass(sid, message, b"")
+            if line == b"":
+                return
+        if line == b".":
+            self._end(sid, message)
+        elif message.ours and b"\r" in line:
+            self._refuse(sid, message, CARRIAGE_RETURN)
+        else:
+            self._pass(sid, message, line)
+
+    def _hold(self, sid, message, line):
+        message.size += len(line) + 1
+        if message.size > MAX_HEADER:
+            self._refuse(sid, message, LONG_HEADER)
+        else:
+            message.lines.append(line[1:] if line[:1] == b"." else line)
+
+    def _begin(self, sid, session, message):
+        """The header is complete: decide."""
+        rules, given = self.rules(), message.lines
+        message.lines = []
+        try:
+            if not rules:
+                raise Refused(FAULT)
+            lines, message.ours, note = prepare(
+                given, session.door, session.login, session.sender, rules
+            )
+            if message.ours and rules.signers and not (self.chain and self.chain.ready):
+                raise Refused(UNSIGNED)
+        except Refused as refused:
+            self._refuse(sid, message, str(refused))
+            return
+        if note:
+            self.log(f"{sid.decode()} {session.login or session.door}: {note}")
+        message.state = "pass"
+        if message.ours and rules.signers:
+            message.state, message.chain = "sign", self.chain
+            message.chain.busy.add(sid)
+            already = sum(line[:15].lower() == b"dkim-signature:" for line in lines)
+            message.unsigned = already + len(message.chain.signers)
+            for signer in message.chain.signers:
+                self._introduce(signer, sid, session)
+        for line in lines:
+            self._pass(sid, message, b"." + line if line[:1] == b"." else line)
+
+    def _introduce(self, signer, sid, session):
+        """Tell a signer of a session what it has missed."""
+        if sid not in signer.seen:
+            signer.seen.add(sid)
+            for line in session.reports:
+                if _event(line) in signer.reports:
+                    signer.send(line + b"\n")
+
+    def _pass(self, sid, message, line):
+        if message.state == "pass":
+            self.out.append(b"filter-dataline|%s|%s|%s\n" % (sid, message.token, line))
+        elif message.state == "sign":
+            self._sign(sid, message, b"data-line", line, 0)
+
+    def _sign(self, sid, message, event, line, at):
+        message.chain.signers[at].send(
+            b"filter|0.7|%.6f|smtp-in|%s|%s|%s|%s\n"
+            % (time.time(), event, sid, message.token, line)
+        )
+
+    def _refuse(self, sid, message, reply):
+        if not message.reply:
+            message.reply = reply
+            self.log(f"{sid.decode('ascii', 'replace')} refused: {reply}")
+        message.state, message.lines = "drop", []
+        if message.chain:
+            message.chain.busy.discard(sid)
+        if message.ended:
+            self._finish(sid, message)
+
+    def _end(self, sid, message):
+        """smtpd(8) has sent the last line."""
+        message.ended = True
+        if message.state == "sign":
+            self._pass(sid, message, b".")
+        else:
+            self._finish(sid, message)
+
+    def _finish(self, sid, message):
+        """The last line goes back, and once: smtpd(8) dies of a second one."""
+        if not message.finished:
+            message.finished = True
+            self.out.append(b"filter-dataline|%s|%s|.\n" % (sid, message.token))
+
+    def _commit(self, sid, session, token):
+        message = session.message
+        reply = message.reply if message else ""
+        if not reply and _is_full(self.rules(), 16):
+            reply = FULL
+        if message and message.chain and not reply:
+            message.token = token
+            self._ask(sid, message, 0)
+            return
+        self._drop_message(sid, session)
+        self._result(sid, token, f"reject|{reply}" if reply else "proceed")
+
+    def _ask(self, sid, message, at):
+        """Ask the signers, one after the other, whether they are content."""
+        if message.unsigned > 0 or message.chain.ended:
+            self._judged(sid, message, f"reject|{UNSIGNED}")
+            return
+        for index, signer in list(enumerate(message.chain.signers))[at:]:
+            if "commit" in signer.filters:
+                message.asked = index
+                self._sign(sid, message, b"commit", b"", index)
+                return
+        self._judged(sid, message, "proceed")
+
+    def _judged(self, sid, message, verdict):
+        self._drop_message(sid, self.sessions[sid])
+        if verdict != "proceed":
+            self.log(f"{sid.decode()} refused: {verdict.partition('|')[2]}")
+        self._result(sid, message.token, verdict)
+
+    # What a signer says
+
+    def heard(self, signer, line):
+        """A line that a signer has written."""
+        kind, _, rest = line.partition(b"|")
+        if kind == b"register":
+            what, _, name = rest.decode("ascii", "replace").partition("|smtp-in|")
+            {"report": signer.reports, "filter": signer.filters}.get(what, set()).add(name)
+            signer.ready = signer.ready or rest == b"ready"
+            return
+        sid, _, rest = rest.partition(b"|")
+        value = rest.partition(b"|")[2]
+        session = self.sessions.get(sid)
+        message = session.message if session else None
+        if not message or not message.chain or signer not in message.chain.signers:
+            return
+        at = message.chain.signers.index(signer)
+        if kind == b"filter-dataline" and message.state == "sign" and not message.finished:
+            self._signed(sid, message, value, at)
+        elif kind == b"filter-result" and message.asked == at:
+            message.asked = None
+            if value == b"proceed":
+                self._ask(sid, message, at + 1)
+            else:
+                self._judged(sid, message, _reply(value))
+
+    def _signed(self, sid, message, line, at):
+        if at + 1 < len(message.chain.signers):
+            self._sign(sid, message, b"data-line", line, at + 1)
+        elif line == b".":
+            self._finish(sid, message)
+        else:
+            if message.in_header:
+                message.unsigned -= line[:15].lower() == b"dkim-signature:"
+                message.in_header = line != b""
+            self.out.append(b"filter-dataline|%s|%s|%s\n" % (sid, message.token, line))
+
+
+def _event(line):
+    return line.split(b"|", 5)[4].decode("ascii", "replace")
+
+
+def _door(value):
+    """link-connect: rdns|fcrdns|src|dest."""
+    source, destination = (value.split(b"|") + [b""] * 4)[2:4]
+    host, _, _ = source.rpartition(b":")
+    _, _, port = destination.rpartition(b":")
+    if source.startswith(SOCKET):
+        return "program"
+    if port == SIEVE_PORT:
+        return "sieve"
+    if port in USER_PORTS:
+        return "user"
+    return "program" if host in LOOPBACK else "stranger"
+
+
+def _reply(value):
+    """A signer's refusal as one that keeps the session: 421 would end it."""
+    text = value.decode("utf-8", "replace")
+    known = re.fullmatch(r"reject\|([45]\d\d) (.*)", text)
+    return f"reject|{known[1]} {known[2]}" if known and known[1] != "421" else f"reject|{UNSIGNED}"
+
+
+def _printable(text):
+    return "".join(c if c.isascii() and c.isprintable() else "?" for c in text)[:200]
+
+
+def _is_full(rules, divisor=1):
+    """Whether smtpd's disk is too full: it would answer 250 and store an empty message."""
+    try:
+        disk = os.statvfs(rules.spool)
+    except (AttributeError, OSError):
+        return False
+    inodes = disk.f_files and disk.f_favail < 1000 // divisor
+    return bool(inodes or disk.f_bavail * disk.f_frsize < rules.free // divisor)
+
+
+# The program
+
+
+class File:
+    """The configuration file, read again when it was replaced."""
+
+    def __init__(self, path, log):
+        self.path, self.log = path, log
+        self.looked, self.stamp, self.held = 0.0, None, None
+
+    def rules(self):
+        """The `Rules`; of a file that cannot be used those of before, None where there are none."""
+        now = time.monotonic()
+        if not self.looked or now > self.looked + 0.5:
+            self.looked = now
+            try:
+                about = os.stat(self.path)
+                stamp = (about.st_mtime_ns, about.st_ino, about.st_size)
+            except OSError as exc:
+                stamp = str(exc)
+            if stamp != self.stamp:
+                self.stamp = stamp
+                try:
+                    with open(self.path, "rb") as file:
+                        self.held = Rules(file.read())
+                except (OSError, ValueError) as exc:
+                    self.log(f"{self.path}: {exc}")
+        return self.held
+
+
+def _write(data):
+    view = memoryview(data)
+    while view:
+        view = view[os.write(1, view) :]
+
+
+def main(path):
+    """Serve smtpd(8) until it ends."""
+
+    def log(text):
+        with contextlib.suppress(OSError):
+            os.write(2, f"{text}\n".encode())
+
+    selector = selectors.DefaultSelector()
+    guard = Guard(File(path, log).rules, _write, log, selector)
+
+    def read():
+        data = os.read(0, 1 << 18)
+        if not data:
+            sys.exit(0)  # smtpd(8) has ended
+        guard.take(data)
+
+    reading = False
+    while True:
+        unread = sum(s.pending for s in guard.chain.signers) if guard.chain else 0
+        if reading != (unread < MAX_UNREAD):
+            reading = not reading
+            selector.register(0, selectors.EVENT_READ, read) if reading else selector.unregister(0)
+        for key, _ in selector.select(1):
+            try:
+                key.data()
+            except Exception as exc:  # it never ends
+                guard.log(f"a fault of guard's own: {exc!r}")
+        try:
+            guard.tick()
+            guard.flush()
+        except BrokenPipeError:
+            sys.exit(0)
+        except Exception as exc:
+            guard.log(f"a fault of guard's own: {exc!r}")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["-n"]:
+        with open(sys.argv[2], "rb") as file:
+            try:
+                Rules(file.read())
+            except ValueError as exc:
+                sys.exit(f"{sys.argv[2]}: {exc}")
+    else:
+        main(sys.argv[1])
