@@ -1,15 +1,19 @@
 """The files that the daemons read, on both systems, for both Dovecots and every signer."""
 
 import contextlib
+import json
 import os
 import re
 import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 from cryptography import x509
 from passlib.hash import sha512_crypt
 from salt.exceptions import SaltInvocationError
+
+import guard
 
 # Every system with every Dovecot and every signer, and what FreeBSD has by default.
 CASES = [
@@ -47,6 +51,7 @@ def written(minion):
     def write(system, dovecot, signer, pillar="pillar.example", **mailsrv):
         machine = minion(system, pillar, packages=(DOVECOTS[system, dovecot],), id=signer)
         at = machine.files(dkim={"signer": signer}, **mailsrv)
+        at = {name: text for name, text in at.items() if not name.endswith(".py")}
         files = {os.path.basename(name): text for name, text in at.items()}
         assert len(files) == len(at)
         case = {"machine": machine, "at": at, "files": files, "signer": signer}
@@ -73,6 +78,7 @@ def conf(text):
 def test_nothing_of_the_template_is_left_in_a_file(case):
     for name, text in case.files.items():
         assert not re.search(r"{[{%#]|[%#]}|}}|\b(None|True|False|Undefined)\b", text), name
+        assert name != "guard.json" or json.loads(text)
         assert not re.search(r"[ \t]$", text, re.M), name
         assert re.match(r"\S", text), name
         assert text.endswith("\n"), name
@@ -81,7 +87,7 @@ def test_nothing_of_the_template_is_left_in_a_file(case):
 
 def test_the_paths_are_those_of_the_system(case):
     known = {"/etc/mail/aliases", "/etc/mail/mailer.conf", "/var/run/dovecot/lmtp", "/vmail"}
-    known |= {"/bin/sh", "/usr/sbin/sendmail"}
+    known |= {"/bin/sh", "/usr/sbin/sendmail", "/var/spool/smtpd"}
     absolute = r"(?<![\w~}.:/-])/(?:[\w.-]+/?)+"
     for name, text in {**case.at, "names": "\n".join(case.at)}.items():
         paths = set(re.findall(absolute, text))
@@ -140,39 +146,70 @@ def test_no_password_is_taken_without_tls(case):
     with_auth = [line for line in listeners(case) if " auth" in line]
     assert with_auth
     assert all(" tls-require " in line or " smtps " in line for line in with_auth)
-    assert all(" auth <credentials> senders <sendas> masquerade " in line for line in with_auth)
+    assert all(" auth <credentials> senders <sendas> " in line for line in with_auth)
 
 
 def test_ports_are_open_as_mail_clients_and_other_servers_expect_them(case):
     ports = {line.split(" port ")[1].split()[0] for line in listeners(case) if " port " in line}
-    assert ports == {"25", "465", "587", "10028"}
+    assert ports == {"25", "465", "587", "10026"} | (
+        {"10028"} if case.signer == "dkimproxy" else set()
+    )
     assert all(" auth" not in line for line in listeners(case) if " port 25 " in line)
     assert all(" auth " in line for line in listeners(case) if re.search(" port (465|587) ", line))
 
 
 def test_only_the_machine_itself_hands_in_signed_mail(case):
-    (line,) = [line for line in listeners(case) if "10028" in line]
-    assert line.startswith("listen on 127.0.0.1 port 10028 tag DKIM ")
-    assert " tls" not in line
+    lines = [line for line in listeners(case) if "10028" in line]
+    assert len(lines) == (case.signer == "dkimproxy")
+    for line in lines:
+        assert line.startswith("listen on 127.0.0.1 port 10028 tag DKIM ")
+        assert " tls" not in line
+        assert " filter " not in line
+
+
+def test_guard_stands_before_all_that_comes_in(case):
+    for line in listeners(case):
+        assert " filter guard" in line or " port 10028 " in line
+    (filters,) = [line for line in conf(case.files["smtpd.conf"]) if line.startswith("filter ")]
+    python = {"Debian": "/usr/bin/python3", "FreeBSD": "/usr/local/bin/python3"}[case.system]
+    assert filters.startswith(f'filter guard proc-exec "{python} -I ')
+    assert ("user _dkimsign group _dkimsign" in filters) == (case.signer == "dkimsign")
+
+
+def test_guard_knows_what_smtpd_knows(case):
+    rules = guard.Rules(case.files["guard.json"])
+    assert rules.ours == {"mx.example.com", *DOMAINS}
+    senders = dict(line.split(" ") for line in entries(case.files["sendas"]))
+    assert rules.senders == {name: {*allowed.split(",")} for name, allowed in senders.items()}
+    assert rules.closed
+
+
+def test_guard_refuses_nonsense_of_a_configuration(case, tmp_path):
+    (program,) = {guard.__file__}
+    rules = json.loads(case.files["guard.json"])
+    for text in ("", "{", "[]", *(json.dumps({**rules, key: None}) for key in rules)):
+        (tmp_path / "guard.json").write_text(text)
+        check = [sys.executable, "-I", program, "-n", tmp_path / "guard.json"]
+        ran = subprocess.run(check, capture_output=True, text=True)
+        assert ran.returncode == 1
+        assert "guard.json" in ran.stderr
 
 
 def test_a_machine_without_ipv6_does_not_listen_on_it(minion, written):
-    assert "::" in written("Debian", "2.3", "dkimsign").files["smtpd.conf"]
+    assert "on ::" in written("Debian", "2.3", "dkimsign").files["smtpd.conf"]
     conf_file = minion(grains=(("ipv6", []),)).files()["/etc/smtpd.conf"]
-    assert "::" not in conf_file
+    assert "on ::" not in conf_file
     assert conf_file.count("listen on 0.0.0.0 ") == 3
 
 
 def test_mail_is_signed_by_the_signer_of_the_pillar_and_only_once(case):
-    text = case.files["smtpd.conf"]
-    port = {"dkimproxy": "10027"}.get(case.signer, "10028")
-    relay = f'relay host "smtp+notls://127.0.0.1:{port}"'
-    assert f'action "sign" {relay}' in conf(text)
-    assert f'action "forward" {relay} srs' in conf(text)
-    assert text.count(" filter sign ") == {"dkimproxy": 0}.get(case.signer, 1)
-    for line in conf(text):
-        if " filter sign " in line:
-            assert line.startswith("listen on 127.0.0.1 port 10028 ")
+    lines = conf(case.files["smtpd.conf"])
+    loop = 'action "sign" relay host "smtp+notls://127.0.0.1:10027"'
+    assert (loop in lines) == (case.signer == "dkimproxy")
+    programs = [os.path.basename(c[0]) for c in guard.Rules(case.files["guard.json"]).signers]
+    rspamd = {"Debian": "filter-rspamd", "FreeBSD": "opensmtpd-filter-rspamd"}[case.system]
+    known = {"dkimsign": ["filter-dkimsign"], "rspamd": [rspamd], "dkimproxy": []}
+    assert programs == known[case.signer]
 
 
 @pytest.fixture(params=SIGNING, ids=repr)
@@ -187,22 +224,23 @@ def signing(request, minion):
 
 
 @pytest.mark.parametrize("system", ["Debian", "FreeBSD"])
-def test_dkimsign_is_a_chain_of_a_filter_for_each_algorithm_that_dns_shows(minion, system):
+def test_dkimsign_is_a_filter_for_each_algorithm_that_dns_shows(minion, system):
+    def signers(machine):
+        (text,) = [t for name, t in machine.files(dkim=dkim).items() if name.endswith("guard.json")]
+        return guard.Rules(text).signers
+
     dkim = {"signer": "dkimsign", "ed25519": True}
-    machine = minion(system, "pillar.example", id="chain")
-    alone = conf(machine.files(dkim=dkim)[CONF[system]])
-    assert 'filter sign chain { "mailsrv" }' in alone
+    (alone,) = signers(minion(system, "pillar.example", id="chain"))
+    assert alone[alone.index("-s") + 1] == "mailsrv"
     machine = minion(system, "pillar.example", id="chain of two")
     machine.sign(dkim=dkim)
-    lines = conf(machine.files(dkim=dkim)[CONF[system]])
-    filters = [line for line in lines if line.startswith("filter ")]
-    assert filters[2:] == ['filter sign chain { "mailsrv", "mailsrv-ed25519" }']
-    for line, selector, algorithm in zip(
-        filters, ("mailsrv", "mailsrv-ed25519"), ("rsa", "ed25519"), strict=False
+    for command, selector, algorithm in zip(
+        signers(machine), ("mailsrv", "mailsrv-ed25519"), ("rsa", "ed25519"), strict=True
     ):
-        assert line.startswith(f'filter "{selector}" proc-exec "filter-dkimsign ')
-        assert f" -a {algorithm}-sha256 -c relaxed/relaxed -s {selector} " in line
-        assert f'/{selector}.private -d example.com -d test.com" user _dkimsign' in line
+        assert command[0].endswith("/filter-dkimsign")
+        options = " ".join(command[1:])
+        assert f"-a {algorithm}-sha256 -c relaxed/relaxed -s {selector} -k " in options
+        assert options.endswith(f"/{selector}.private -d example.com -d test.com")
 
 
 CONF = {"Debian": "/etc/smtpd.conf", "FreeBSD": "/usr/local/etc/mail/smtpd.conf"}
@@ -212,15 +250,15 @@ CONF = {"Debian": "/etc/smtpd.conf", "FreeBSD": "/usr/local/etc/mail/smtpd.conf"
 def test_mail_from_outside_alone_goes_through_the_spam_filter(signing, system):
     files, mailsrv = signing
     lines = conf(files(system)["smtpd.conf"])
-    filtered = [line for line in lines if " filter spam " in line and line.startswith("listen ")]
+    filtered = [line for line in lines if " filter incoming " in line]
     assert len(filtered) == (2 if mailsrv.get("spam_filter") else 0)
     assert all(" port 25 " in line for line in filtered)
     program = {"Debian": "filter-rspamd", "FreeBSD": "opensmtpd-filter-rspamd"}[system]
     rspamd = [line for line in lines if "rspamd" in line]
     url = f'proc-exec "{program} -url http://127.0.0.1:11333 -settings-id'
-    wanted = [f'filter sign {url} signing"'] * (mailsrv["dkim"]["signer"] == "rspamd")
-    wanted += [f'filter spam {url} incoming"'] * mailsrv.get("spam_filter", False)
+    wanted = [f'filter spam {url} incoming"'] * mailsrv.get("spam_filter", False)
     assert rspamd == wanted
+    assert ("filter incoming chain { guard, spam }" in lines) == bool(wanted)
 
 
 def section(text, name):
@@ -279,15 +317,29 @@ def test_rspamd_takes_the_configuration(signing, minion, program):
 def test_the_first_rule_that_matches_is_the_right_one(case):
     """Signed mail leaves, our mail stays, nobody relays but our users."""
     rules = [line for line in conf(case.files["smtpd.conf"]) if line.startswith("match ")]
-    assert rules == [
+    signed = [
         'match tag DKIM for domain <vdomains> rcpt-to <recipients> action "mailbox"',
         'match tag DKIM for any action "relay"',
+    ]
+    by_loop = [
+        'match from socket mail-from <ours> for any action "sign"',
+        'match from src <loopback> mail-from <ours> for any action "sign"',
+    ]
+    dkimproxy = case.signer == "dkimproxy"
+    assert rules == [
+        *(signed if dkimproxy else []),
         'match from any for domain <vdomains> rcpt-to <recipients> action "mailbox"',
         "match from any for domain <vdomains> reject",
-        'match from local for local action "local"',
-        'match from auth for any action "sign"',
-        'match from local mail-from <ours> for any action "sign"',
-        'match from local for any action "forward"',
+        'match from any for domain regex "^\\\\[" reject',
+        'match from src <here> for local action "local"',
+        f'match from auth for any action "{"sign" if dkimproxy else "relay"}"',
+        'match tag SIEVE for any action "relay"',
+        *(
+            by_loop
+            if dkimproxy
+            else ['match from src <here> mail-from <ours> for any action "relay"']
+        ),
+        'match from src <here> for any action "forward"',
     ]
 
 

@@ -32,7 +32,7 @@ def tree(tmp_path_factory):
 def test_a_machine_gets_its_own_domains_and_nothing_of_anothers(minion, tree, name):
     machine = minion(pillar=tree, id=name, grains=(("fqdn", name),))
     pillar = json.dumps(machine("pillar.raw"))
-    written = "".join(machine.files().values())
+    written = "".join(t for file, t in machine.files().items() if not file.endswith(".py"))
     assert machine("mailsrv.lint") == []
     for other, accounts in OWN.items():
         for domain, (address, password) in accounts.items():

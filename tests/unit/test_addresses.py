@@ -266,7 +266,7 @@ def test_explain_names_the_rule_and_the_line_that_decide(explain):
     assert said["table line"] == f"virtuals: sales@example.com ann@example.com,{AWAY}"
     assert explain("Eve+x@test.com")["table line"] == "virtuals: eve@test.com vmail"
     assert explain("nobody@example.com")["rule"] == "match from any for domain <vdomains> reject"
-    assert explain(AWAY)["rule"] == 'match from auth for any action "sign"'
+    assert explain(AWAY)["rule"] == 'match from auth for any action "relay"'
 
 
 def test_explain_names_the_filters_before_a_mailbox(explain, loader):

@@ -227,7 +227,7 @@ def test_what_dovecot_passes_on_is_unchanged_and_unsigned():
     assert guard.prepare(lines, "sieve", "", ANN, rules()) == (lines, False, "")
 
 
-PIECES = [*'ab.@<>()[]:;,"\\ \t=?_*\'\0\r-é€', "ann@one.example", "root", "\n ", "=?utf-8?q?x?="]
+PIECES = [*"ab.@<>()[]:;,\"\\ \t=?_*'\0\r-é€", "ann@one.example", "root", "\n ", "=?utf-8?q?x?="]
 TEXT = st.lists(st.sampled_from(PIECES), max_size=30).map("".join)
 NAMES = st.sampled_from(["From", "from ", "To", "Cc", "Sender", "Bcc", "Subject", "Date", "X-Y"])
 LINES = st.lists(st.tuples(NAMES, TEXT), max_size=6)
@@ -244,7 +244,11 @@ def test_any_header_leaves_with_one_author_of_ours_or_is_refused(fields, door):
     try:
         out, ours, _ = guard.prepare(lines, door, ANN if door == "user" else "", ANN, rules())
     except guard.Refused as refused:
-        assert re.fullmatch(r"5\d\d 5\.\d\.\d [ -~]+", str(refused))
+        reply = str(refused)
+    else:
+        reply = ""
+    if reply:
+        assert re.fullmatch(r"5\d\d 5\.\d\.\d [ -~]+", reply)
         return
     if not ours:
         assert out == lines
@@ -503,7 +507,7 @@ def test_a_signer_that_ends_costs_a_451_and_is_started_again(signer):
     wire = Wire([signer("poison"), signer("well")])
     one, two = wire.connect(), wire.connect(b"b2")
     for _ in range(2):
-        lines, reply = wire.mail(one, ANN, [b"From: ann@one.example", b"", b"poison", b"y"])
+        _, reply = wire.mail(one, ANN, [b"From: ann@one.example", b"", b"poison", b"y"])
         assert reply == f"reject|{guard.UNSIGNED}"
         wire.until(lambda: wire.guard.chain.ready)
         assert wire.mail(two, ANN, GOOD)[1] == "proceed"

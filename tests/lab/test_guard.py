@@ -1,0 +1,320 @@
+"""What leaves a server of ours is of one author, signed and whole, or refused with a sentence."""
+
+import contextlib
+import re
+import smtplib
+import threading
+import uuid
+
+import pytest
+
+import guard
+from lab import HEAD
+from server import arrived, parsed, signed_by
+from wire import until
+
+pytestmark = pytest.mark.lab
+
+SOMEBODY = "somebody@elsewhere.example"
+GUARD = r"pgrep -f '^/usr/bin/python3 -I .*guard\.py'"
+DATE = "Date: Wed, 25 Nov 2026 02:00:00 +0000"
+TEXT = "text: a b  \r\n\tc\r\n..dots\r\n\r\nlast"
+
+# Whole messages by what is odd about them; FROM, HOST and ID stand for what they say.
+SHAPES = {
+    "plain": "From: FROM\r\n\r\nhello",
+    "route": "From: <@relay.example:FROM>\r\n\r\nhello",
+    "routes": "From: Ann <@a.example,@b.example:FROM>\r\n\r\nhello",
+    "route of a stranger": "From: <@x.example:ceo@example.com>\r\n\r\nhello",
+    "no author": "To: x@y.example\r\n\r\nhello",
+    "no author but a sender": "Sender: ceo@example.com\r\n\r\nhello",
+    "no address": "From: Scanner in room 5\r\n\r\nhello",
+    "one word": "From: scanner\r\n\r\nhello",
+    "empty": "From:\r\n\r\nhello",
+    "null": "From: <>\r\n\r\nhello",
+    "group": "From: G: CEO <ceo@example.com>;\r\n\r\nhello",
+    "empty group": "From: nobody:;\r\n\r\nhello",
+    "half a group": "From: CEO: Jane <ceo@example.com>\r\n\r\nhello",
+    "two authors": "From: FROM, ceo@example.com\r\n\r\nhello",
+    "two fields": "From: CEO <ceo@example.com>\r\nFrom: FROM\r\n\r\nhello",
+    "blank before the colon": "From : ceo@example.com\r\n\r\nhello",
+    "blank and another": "From : ceo@example.com\r\nFrom: FROM\r\n\r\nhello",
+    "tab before the colon": "FROM\t: ceo@example.com\r\n\r\nhello".replace("FROM", "From"),
+    "open comment": "From: (CEO <ceo@example.com>\r\n\r\nhello",
+    "open quote": 'From: "CEO <ceo@example.com>\r\n\r\nhello',
+    "open bracket": "From: CEO <ceo@example.com\r\n\r\nhello",
+    "two brackets": "From: <ceo@example.com> <FROM>\r\n\r\nhello",
+    "address as name": "From: ceo@example.com <FROM>\r\n\r\nhello",
+    "quoted address as name": 'From: "ceo@example.com" <FROM>\r\n\r\nhello',
+    "comma in the name": "From: Example, Ann <FROM>\r\n\r\nhello",
+    "quoted comma": 'From: "Example, Ann" <FROM>\r\n\r\nhello',
+    "escaped quote": 'From: "a \\"b\\" c" <FROM>\r\n\r\nhello',
+    "backslash": 'From: "a\\\\" <FROM>\r\n\r\nhello',
+    "comment": "From: FROM (Ann (of One))\r\n\r\nhello",
+    "comment inside": "From: ann(x)@ two.example\r\n\r\nhello",
+    "blanks inside": "From: Ann < FROM >\r\n\r\nhello",
+    "folded": "From: Ann\r\n  <FROM>\r\n\r\nhello",
+    "folded to nothing": "From:\r\n \r\n FROM\r\n\r\nhello",
+    "encoded": "From: =?utf-8?q?J=C3=B6?= <FROM>\r\n\r\nhello",
+    "encoded comma": "From: =?utf-8?q?a=2C_b?= <FROM>\r\n\r\nhello",
+    "raw UTF-8": "From: Jö <FROM>\r\nSubject: ÄÖ ID\r\n\r\nschön",
+    "long name": f"From: {'x' * 2000} <FROM>\r\n\r\nhello",
+    "long name of words": f"From: {'word ' * 400}<FROM>\r\n\r\nhello",
+    "upper case": "FROM: <FROM>\r\n\r\nhello".replace("FROM:", "FrOm:"),
+    "literal": "From: ann@[192.0.2.1]\r\n\r\nhello",
+    "local part alone": "From: root\r\n\r\nhello",
+    "mbox line": "From ann Wed Nov 25 02:00:00 2026\r\nFrom: FROM\r\n\r\nhello",
+    "semicolons": "From: FROM; ceo@example.com\r\n\r\nhello",
+    "no body": "From: FROM\r\n",
+    "only a blank line": "From: FROM\r\n\r\n",
+    "body of blank lines": "From: FROM\r\n\r\n\r\n\r\n\r\n",
+    "trailing blank lines": "From: FROM\r\n\r\nhello\r\n\r\n\r\n",
+    "trailing blanks": "From: FROM\r\n\r\nhello  \t \r\n  \r\nx",
+    "dots": "From: FROM\r\n\r\n.\r\n..\r\n...x",
+    "two subjects": "From: FROM\r\nSubject: ID\r\nSubject: two\r\n\r\nhello",
+    "two dates": f"From: FROM\r\n{DATE}\r\n{DATE}\r\n\r\nhello",
+    "empty date": "From: FROM\r\nDate:\r\n\r\nhello",
+    "two To": "From: FROM\r\nTo: a@x.example\r\nTo: b@x.example\r\n\r\nhello",
+    "To without a domain": "From: FROM\r\nTo: root, a@x.example\r\n\r\nhello",
+    "To with a group": "From: FROM\r\nTo: undisclosed-recipients:;\r\n\r\nhello",
+    "To with a name alone": "From: FROM\r\nTo: All of you\r\n\r\nhello",
+    "odd To": 'From: FROM\r\nTo: "a\\"b, c" <d>, (e) f, g\\ , <h> (i), "j\r\n\r\nhello',
+    "long To": f"From: FROM\r\nTo: {','.join(f' u{n}@x.example' for n in range(300))}\r\n\r\nhi",
+    "folded To": "From: FROM\r\nTo: a@x.example,\r\n\tb@x.example\r\n\r\nhello",
+    "long To without domains": f"From: FROM\r\nTo: {'a' * 5000}\r\n\r\nhello",
+    "Bcc": "From: FROM\r\nBcc: secret@x.example,\r\n more@x.example\r\n\r\nhello",
+    "Bcc with a blank": "From: FROM\r\nBcc : secret@x.example\r\n\r\nhello",
+    "foreign sender": "From: FROM\r\nSender: ceo@example.com\r\n\r\nhello",
+    "own sender": "From: FROM\r\nSender: FROM\r\n\r\nhello",
+    "Reply-To": "From: FROM\r\nReply-To: x@elsewhere.example\r\n\r\nhello",
+    "Message-ID": "From: FROM\r\nMessage-ID: <x@y>\r\n\r\nhello",
+    "no Message-ID in it": "From: FROM\r\nMessage-ID:\r\n\r\nhello",
+    "many fields": "".join(f"X-{n}: {n}\r\n" for n in range(2000)) + "From: FROM\r\n\r\nhello",
+    "blank field line": "From: FROM\r\nSubject: ID\r\n \r\n more\r\n\r\nhello",
+    "empty fields": "From: FROM\r\nX-Empty:\r\nCc:\r\n\r\nhello",
+    "8 bit": "From: FROM\r\nSubject: ID é\r\n\r\né€\r\n",
+    "long line": f"From: FROM\r\n\r\n{'x' * 5000}\r\n",
+    "form feed": "From: FROM\r\n\r\na\x0cb\r\n\x0c\r\n",
+    "List": "From: FROM\r\nList-Unsubscribe: <mailto:x@y.example>\r\nList-Id: x\r\n\r\nhello",
+    "Resent": "From: FROM\r\nResent-From: x@y.example\r\nResent-To: z@y.example\r\n\r\nhello",
+    "signed already": "DKIM-Signature: v=1; d=example.com; b=x\r\nFrom: FROM\r\n\r\nhello",
+    "multipart": (
+        'From: FROM\r\nContent-Type: multipart/mixed; boundary="b"\r\nMIME-Version: 1.0\r\n\r\n'
+        "--b\r\n\r\none\r\n--b\r\nContent-Type: text/html\r\n\r\n<p>two\r\n--b--\r\n"
+    ),
+    "bare CR": "From: FROM\r\nSubject: a\rFrom: ceo@example.com\r\n\r\nhello",
+    "bare CR in the text": "From: FROM\r\n\r\na\rb",
+    "no field": "From: FROM\r\nno field\r\n\r\nhello",
+    "blank in a name": "From: FROM\r\nX Y: z\r\n\r\nhello",
+    "continued at once": " first\r\nFrom: FROM\r\n\r\nhello",
+    "long name of a field": f"{'X' * 1500}: y\r\nFrom: FROM\r\n\r\nhello",
+    "huge To": f"From: FROM\r\nTo: {','.join([' u@x.example'] * 8000)}\r\n\r\nhello",
+}
+REFUSED = {
+    *("bare CR", "bare CR in the text", "no field", "blank in a name", "continued at once"),
+    *("long name of a field", "huge To"),
+}
+
+
+@pytest.fixture(scope="module")
+def verifies(lab, two):
+    """Whether dkimpy and Perl's Mail::DKIM verify the signature of that domain."""
+    two.machine.run("apt-get install -y --no-install-recommends libmail-dkim-perl")
+    program = r"""
+use Mail::DKIM::Verifier;
+my $verifier = Mail::DKIM::Verifier->new();
+while (<STDIN>) { s/\r?\n$//; $verifier->PRINT("$_\015\012") }
+$verifier->CLOSE;
+print join(" ", map { $_->domain } grep { $_->result eq "pass" } $verifier->signatures);
+"""
+
+    def verify(message, domain):
+        ran = two.machine.run(["perl", "-e", program], input=message.decode("latin-1"))
+        return signed_by(lab, message) == {domain} == {*ran.stdout.split()}
+
+    return verify
+
+
+def plainly_from(message, address):
+    """One From:, and a strict reader finds that address there."""
+    found = parsed(message).get_all("From")
+    return [a.addr_spec for field in found for a in field.addresses] == [address]
+
+
+def shaped(shape, user, host, unique):
+    text = SHAPES[shape].replace("FROM", user).replace("HOST", host)
+    if "ID" in text:
+        text = text.replace("ID", unique)
+    elif "Subject" not in text:
+        text = re.sub(r"\r\n", f"\r\nSubject: {unique}\r\n", text, count=1)
+    return text if shape in ("no body", "only a blank line") else text.rstrip("\n") + "\n"
+
+
+def test_any_shape_leaves_signed_by_its_account_or_is_refused(server, sink, user, verifies):
+    """One session carries them all: none ends it, and none harms the next."""
+    sent, refused = {}, {}
+    pid = server.machine.run(GUARD).stdout
+    with server.submission(465) as smtp:
+        smtp.login(user, server.accounts[user])
+        for shape in SHAPES:
+            unique = str(uuid.uuid4())
+            message = shaped(shape, user, server.machine.fqdn, unique)
+            try:
+                smtp.sendmail(user, [SOMEBODY], message.encode())
+                sent[shape] = unique
+            except smtplib.SMTPDataError as reply:
+                refused[shape] = reply
+    assert {*refused} == REFUSED
+    for reply in refused.values():
+        assert reply.smtp_code == 550
+        assert re.fullmatch(rb"5\.6\.0 [ -~]{20,}", reply.smtp_error)
+    domain = user.partition("@")[2]
+    for shape, envelope in zip(sent, arrived(sink, *sent.values()), strict=True):
+        message = envelope.content
+        assert plainly_from(message, user), (shape, message[:2000])
+        assert verifies(message, domain), (shape, message[:2000])
+        assert b"secret@" not in message
+        assert parsed(message)["Date"]
+        assert parsed(message)["Message-ID"]
+    assert server.machine.run(GUARD).stdout == pid
+
+
+def test_programs_send_any_shape_too(server, sink, user, verifies):
+    """By sendmail(8), as root: what is somebody else's leaves unsigned, all else is ours."""
+    domain = user.partition("@")[2]
+    sent = {}
+    shapes = ["plain", "route", "no address", "group", "two authors", "comma in the name", "dots"]
+    for shape in [*shapes, "route of a stranger"]:
+        sent[shape] = str(uuid.uuid4())
+        message = shaped(shape, user, server.machine.fqdn, sent[shape])
+        server.machine.run(["sendmail", SOMEBODY], input=message.replace("\r\n", "\n"))
+    for shape, envelope in zip(sent, arrived(sink, *sent.values()), strict=True):
+        if shape == "route of a stranger":
+            assert signed_by(server.lab, envelope.content) == set()
+        else:
+            assert verifies(envelope.content, domain), (shape, envelope.content[:1000])
+            (author,) = parsed(envelope.content).get_all("From")
+            assert author.addresses[0].domain in (domain, server.machine.fqdn)
+
+
+def test_smtpd_leaves_every_byte_that_guard_let_out(server, sink, user):
+    """What smtpd(8) does to To: and Cc: is foreseen; asked of the real one of this release."""
+    odd = ['a\\"b', '"x, y"', "(c", ")", "<d>", "e@f.example", "g", "\\", ",", ":", ";", "h i", '"']
+    bodies = [
+        f" {a} {b},{c}" for n, a in enumerate(odd) for b in odd[n % 3 :: 3] for c in odd[n % 4 :: 4]
+    ]
+    whole = {}
+    for body in bodies:
+        with contextlib.suppress(guard.Refused):
+            whole[str(uuid.uuid4())] = guard.completed(body.encode(), server.machine.fqdn)
+    assert len(whole) > 150
+    received = "Received: by x (x) with x id 1; x\r\n"
+    code = f"""
+import smtplib, sys
+smtp = smtplib.SMTP("127.0.0.1", 10026)
+for line in sys.stdin:
+    unique, _, body = line.rstrip("\\n").partition(" ")
+    smtp.sendmail("{user}", ["{SOMEBODY}"], "{received!r}"[1:-1].encode().decode("unicode_escape")
+        + f"From: x@y.example\\r\\nTo:{{body}}\\r\\nSubject: {{unique}}\\r\\n\\r\\nx\\r\\n")
+"""
+    lines = "".join(f"{unique} {body.decode()}\n" for unique, body in whole.items())
+    for part in range(0, len(whole), 90):  # messages a session
+        some = "".join(lines.splitlines(keepends=True)[part : part + 90])
+        server.machine.run(["/usr/bin/python3", "-c", code], input=some)
+    until(lambda: {*whole} <= {parsed(e.content)["Subject"] for e in sink.messages}, 120, "missing")
+    for envelope in sink.messages:
+        unique = re.search(rb"\nSubject: ([\w-]{36})\r", envelope.content)
+        if unique and unique[1].decode() in whole:
+            body = whole[unique[1].decode()]
+            assert b"\r\nTo:" + body + b"\r\n" in envelope.content
+
+
+def test_a_signer_that_is_killed_costs_nothing_but_a_moment(server, sink, user):
+    def send(results):
+        for _ in range(40):
+            try:
+                results.append(server.submit(user, [SOMEBODY], port=465))
+            except smtplib.SMTPDataError as reply:
+                replies.append((reply.smtp_code, reply.smtp_error))
+
+    sent, replies = [], []
+    sender = threading.Thread(target=send, args=(sent,))
+    sender.start()
+    while sender.is_alive():
+        server.machine.run("pkill -9 -f filter-dkimsign", check=False)
+        sender.join(0.4)
+    assert len(sent) > 15
+    assert {*replies} <= {(451, guard.UNSIGNED[4:].encode())}
+    domain = user.partition("@")[2]
+    for envelope in arrived(sink, *sent):
+        assert signed_by(server.lab, envelope.content) == {domain}
+    assert server.faults() == {}
+
+
+def test_strangers_do_not_send_as_us(server, user):
+    with server.smtp() as smtp:
+        for sender in user, f"nobody@{user.partition('@')[2]}", f"root@{server.machine.fqdn}":
+            smtp.ehlo()
+            code, text = smtp.mail(sender)
+            assert (code, text[:5]) == (550, b"5.7.1")
+            assert b"log in to send as it" in text
+
+
+def test_a_forward_is_not_signed_and_keeps_its_authors_signature(lab, one, two, sink):
+    """The author's server signs; ours forwards: SRS, no signature of ours, the author's whole."""
+    away = {"away@one.example": SOMEBODY}
+    with one.having(aliases=away):
+        author = next(iter(two.accounts))
+        subject = two.submit(author, ["away@one.example"])
+        forged = one.deliver(["away@one.example"], From="CEO <ann@one.example>")
+        ours, bad = arrived(sink, subject, forged)
+    assert ours.mail_from.startswith("SRS0=")
+    assert signed_by(lab, ours.content) == {author.partition("@")[2]}
+    assert signed_by(lab, bad.content) == set()
+    assert b"DKIM-Signature" not in bad.content
+
+
+def test_mail_that_nobody_could_deliver_does_not_go_round(lab, server, user):
+    """A domain whose MX is this machine, but which its pillar does not know (any more)."""
+    host, domain = server.machine.fqdn, "round.example"
+    lab.dns.serve(domain, HEAD + f"@ MX 10 {host}.\n")
+    subject = server.submit(user, [f"somebody@{domain}"])
+    bounce = server.wait(user, "Delivery status notification: error")
+    assert subject.encode() in bounce
+    assert bounce.count(b"Received:") < 6
+
+
+def test_no_connection_is_made_to_an_address_literal(server, user):
+    with server.submission() as smtp:
+        smtp.login(user, server.accounts[user])
+        smtp.mail(user)
+        assert smtp.rcpt("x@[10.0.0.5]")[0] == 550
+
+
+def test_a_read_receipt_is_sent(server, sink, user):
+    """It has no sender (RFC 8098), and `senders` takes none but the account's: "530 …"."""
+    with server.submission(465) as smtp:
+        smtp.login(user, server.accounts[user])
+        unique = str(uuid.uuid4())
+        smtp.sendmail("", [SOMEBODY], f"From: {user}\r\nSubject: {unique}\r\n\r\nread\r\n")
+    (envelope,) = arrived(sink, unique)
+    assert envelope.mail_from == user
+    assert signed_by(server.lab, envelope.content) == {user.partition("@")[2]}
+
+
+def test_thirty_megabytes_pass_while_others_send(server, sink, user):
+    """It streams: memory is bounded, and nobody waits for the large one."""
+    line = b"0123456789abcdef" * 4 + b"\r\n"
+    unique = str(uuid.uuid4())
+    big = f"From: {user}\r\nSubject: {unique}\r\n\r\n".encode() + line * (30 * 2**20 // len(line))
+    with server.submission(465) as smtp:
+        smtp.login(user, server.accounts[user])
+        thread = threading.Thread(target=smtp.sendmail, args=(user, [SOMEBODY], big))
+        thread.start()
+        small = server.submit(user, [SOMEBODY], port=465)
+        thread.join()
+    large, _ = arrived(sink, unique, small)
+    assert large.content.endswith(line * 1000)
+    assert signed_by(server.lab, large.content) == {user.partition("@")[2]}
+    peak = server.machine.run(f"grep VmHWM /proc/$({GUARD})/status").stdout.split()[1]
+    assert int(peak) < 120_000, "kB"
