@@ -368,6 +368,21 @@ def test_a_program_of_this_machine_is_no_stranger(source):
     ]
 
 
+def test_this_machine_by_its_own_address_is_told_what_smtpd_thinks_of_it():
+    wire = Wire()
+    sid = wire.connect(source=b"198.51.100.1:9", port=b"25", login="")
+    assert wire.mail(sid, ANN, GOOD) == (GOOD, "proceed")
+
+
+@pytest.mark.parametrize("lines", [["Subject: x"], ["From: x: y@z"], ["From: a@b.c, d@e.f, g"]])
+def test_a_programs_message_without_an_author_is_refused(lines):
+    with pytest.raises(guard.Refused, match="There is no From: that can be read"):
+        prepare(RECEIVED, *lines, door="program", sender="x@elsewhere.example")
+    lines = [RECEIVED, RECEIVED, *lines]
+    _, ours, _ = prepare(*lines, door="program", sender="x@elsewhere.example")
+    assert not ours
+
+
 def test_a_read_receipt_gets_its_accounts_sender():
     """RFC 8098: no sender, which `senders` of smtpd.conf refuses."""
     wire = Wire()

@@ -8,7 +8,8 @@ one never does: a fault of its own is a 451 for that message and a line in the l
 that sign are its children, whose end costs a 451, too. It decides by the door that mail comes in:
 
     port 25         a stranger: nothing is changed or signed; our own envelope senders are refused
-                    where our SPF records say that nobody else may use them
+                    where our SPF records say that nobody else may use them. This machine by its
+                    own address is one, too: mail whose MX leads back here
     465, 587        a user, after AUTH: made right, or refused with a sentence, and signed
     the socket, and port 25 from 127.0.0.1 or ::1: a program of this machine: the same where From:
                     is an address of ours; else unsigned and unchanged
@@ -39,6 +40,7 @@ SIEVE_PORT = b"10026"
 LOOPBACK = (b"127.0.0.1", b"[::1]")
 SOCKET = b"unix:"
 USER_PORTS = (b"465", b"587")
+OUTSIDE = ("stranger", "itself")
 
 MAX_HEADER = 1 << 20  # bytes held of a message until its header is complete
 MAX_NAME = 900  # smtpd's rfc5322.c gives up at 1024
@@ -75,6 +77,7 @@ CARRIAGE_RETURN = "550 5.6.0 There is a carriage return inside a line: end lines
 NO_FIELD = "550 5.6.0 '{}' is no header field: put an empty line before the text"
 LONG_HEADER = "552 5.3.4 The header is longer than 1 MB"
 LONG_FIELD = "550 5.6.0 {}: is longer than smtpd takes: name fewer recipients in the header"
+NO_AUTHOR = "550 5.6.0 There is no From: that can be read: write one address of this server"
 UNREADABLE = "550 5.6.0 {}: cannot be read: write addresses like user@example.com"
 UNSIGNED = "451 4.3.0 The message could not be signed now: try again later"
 FAULT = "451 4.3.0 The message could not be checked now: try again later"
@@ -528,6 +531,8 @@ def prepare(lines, door, login, sender, rules):
         login = rules.account(sender)
         door = "user" if login else "program"
     if door == "program" and not _is_ours(lines, sender, rules):
+        if not _is_somebodys(lines):
+            raise Refused(NO_AUTHOR)
         return lines, False, ""
     if any(b"\r" in line for line in lines):
         raise Refused(CARRIAGE_RETURN)
@@ -570,6 +575,17 @@ def _is_ours(lines, sender, rules):
     if authors and all(author and not rules.is_ours(author) for author in authors):
         return False
     return bool(author and authors[0]) or rules.is_ours(sender)
+
+
+def _is_somebodys(lines):
+    """Whether a message has been on its way before, or has one author that can be read."""
+    if sum(line[:9].lower() == b"received:" for line in lines) > 1:
+        return True
+    try:
+        author = _author(Header(lines).all(b"from"))
+    except (Refused, ValueError):
+        return False
+    return bool(author and author.domain)
 
 
 def _author(bodies):
@@ -881,7 +897,7 @@ class Guard:
             result, _, login = value.partition(b"|")
             if result == b"pass":
                 session.login = login.decode("utf-8", "replace").lower()
-        if session.door == "stranger" and event != b"link-disconnect":
+        if session.door in OUTSIDE and event != b"link-disconnect":
             return
         for signer in self._signers(session):
             if sid in signer.seen and event.decode() in signer.reports:
@@ -947,7 +963,7 @@ class Guard:
     def _data(self, sid, session, token, line):
         message = session.message
         if message is None:
-            state = "pass" if session.door == "stranger" else "header"
+            state = "pass" if session.door in OUTSIDE else "header"
             message = session.message = Message(token, state)
         if message.ended:
             return
@@ -1122,14 +1138,16 @@ def _door(value):
     """link-connect: rdns|fcrdns|src|dest."""
     source, destination = (value.split(b"|") + [b""] * 4)[2:4]
     host, _, _ = source.rpartition(b":")
-    _, _, port = destination.rpartition(b":")
+    here, _, port = destination.rpartition(b":")
     if source.startswith(SOCKET):
         return "program"
     if port == SIEVE_PORT:
         return "sieve"
     if port in USER_PORTS:
         return "user"
-    return "program" if host in LOOPBACK else "stranger"
+    if host in LOOPBACK:
+        return "program"
+    return "itself" if host == here else "stranger"
 
 
 def _reply(value):
