@@ -55,7 +55,6 @@ PORTS = {
 RENEWAL = 21  # days; ACME clients renew at 30
 FULL = 3  # percent of a disk that is free
 QUEUE_AGE = 4 * 3600  # seconds; then smtpd(8) tells the sender that a message waits
-QUEUE = "/var/spool/smtpd"
 
 RESOLV_CONF = "/etc/resolv.conf"
 DNS_TIMEOUT = 2  # seconds for one answer of a name server
@@ -114,8 +113,9 @@ def run(queue=100, free=10):
         )
         checks["DKIM signatures"] = (_signatures, addresses[0], model)
     checks["queue"] = (_queue, queue)
-    for path in (facts["vmail"]["home"], QUEUE):
-        checks[f"disk of {path}"] = (_disk, path, free)
+    smtpd = facts["opensmtpd"]
+    for path, reserve in ((facts["vmail"]["home"], 0), (smtpd["spool"], smtpd["spool_free"])):
+        checks[f"disk of {path}"] = (_disk, path, free, reserve)
     checks["leftovers"] = (_leftovers,)
     result = _together(checks)
     # cmd.* left the status of the last command they ran, such as "not running", in there.
@@ -644,8 +644,13 @@ def _queued(listing, most, now):
     return note
 
 
-def _disk(path, free):
+def _disk(path, free, reserve=0):
     status = os.statvfs(path)
+    room = status.f_bavail * status.f_frsize
+    if room < reserve:
+        raise CommandExecutionError(
+            f"{room >> 20} MB free; below {reserve >> 20} MB all mail is refused with 452: make room"
+        )
     left = 100 * status.f_bavail / status.f_blocks
     what = "of the space"
     if status.f_files and 100 * status.f_favail / status.f_files < left:

@@ -323,6 +323,8 @@ def test_a_disk_that_fills_up_is_a_warning_and_a_full_one_a_fault(
     else:
         with pytest.raises(CommandExecutionError, match="mail is refused when it is full"):
             mailcheck._disk("/var/vmail", 10)
+    with pytest.raises(CommandExecutionError, match="below 16 MB all mail is refused with 452"):
+        mailcheck._disk("/var/spool/smtpd", 10, 1 << 24)
 
 
 HEADERS = b"From: <a@one.example>\r\nTo:  b@two.example,\r\n\t c@two.example \r\nSubject:\r\n"
