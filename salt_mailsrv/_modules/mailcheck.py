@@ -649,7 +649,7 @@ def _disk(path, free, reserve=0):
     room = status.f_bavail * status.f_frsize
     if room < reserve:
         raise CommandExecutionError(
-            f"{room >> 20} MB free; below {reserve >> 20} MB all mail is refused with 452: make room"
+            f"{room >> 20} MB free; mail is refused with 452 below {reserve >> 20} MB: make room"
         )
     left = 100 * status.f_bavail / status.f_blocks
     what = "of the space"

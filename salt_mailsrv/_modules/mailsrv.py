@@ -1471,6 +1471,7 @@ def _dns(settings, domains, hostname, tls, known, faults):
         "nameservers": _nameservers(given.get("nameservers"), domains, hostname, faults),
         "skip": _skip(given.get("skip"), f"{path}:skip", faults),
     }
+    result["closed"] = _closed(result["spf"])
     if result["mta_sts"] in ("testing", "enforce") and given.get("web") is None:
         faults.append(
             f"{path}:mta_sts: senders fetch the policy by HTTPS; name the host that serves it in "
@@ -1523,6 +1524,19 @@ def _spf(text, path, faults):
             "write addresses, ip4: and ip6:, instead"
         )
     return terms
+
+
+def _closed(terms):
+    """
+    The networks beside this machine that may use our envelope senders, where SPF says so of all
+    others (`-all`); None where it does not, or where only DNS knows who they are.
+    """
+    if not terms or terms[-1] != "-all":
+        return None
+    plain = [term.lstrip("+") for term in terms[:-1]]
+    networks = [term.partition(":")[2] for term in plain if term.startswith(("ip4:", "ip6:"))]
+    known = {"mx", "a"}
+    return networks if len(networks) == sum(term not in known for term in plain) else None
 
 
 def _network(kind, text):

@@ -24,7 +24,7 @@ RULES = {
         "web.one.example": ["@web.one.example"],
     },
     "signers": [],
-    "closed": True,
+    "closed": ["203.0.113.0/24", "2001:db8::/32"],
     "spool": "/",
     "free": 1,
 }
@@ -353,8 +353,15 @@ def test_a_stranger_does_not_use_our_senders_where_spf_forbids_it():
         wire = Wire()
         _, reply = wire.mail(wire.connect(port=b"25", login=""), sender, [])
         assert reply == f"reject|{guard.FORGED.format(sender)}"
-        wire.rules = rules(closed=False)
+        wire.rules = rules(closed=None)
         assert wire.mail(b"a1", sender, [b""])[1] == "proceed"
+
+
+@pytest.mark.parametrize("source", [b"203.0.113.5:1", b"[2001:db8::7]:1"])
+def test_whom_spf_names_sends_as_us(source):
+    wire = Wire()
+    sid = wire.connect(source=source, port=b"25", login="")
+    assert wire.mail(sid, ANN, [b""])[1] == "proceed"
 
 
 @pytest.mark.parametrize("source", [b"127.0.0.1:9", b"[::1]:9", b"unix:/var/run/smtpd.sock"])

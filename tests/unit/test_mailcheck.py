@@ -323,7 +323,7 @@ def test_a_disk_that_fills_up_is_a_warning_and_a_full_one_a_fault(
     else:
         with pytest.raises(CommandExecutionError, match="mail is refused when it is full"):
             mailcheck._disk("/var/vmail", 10)
-    with pytest.raises(CommandExecutionError, match="below 16 MB all mail is refused with 452"):
+    with pytest.raises(CommandExecutionError, match="mail is refused with 452 below 16 MB"):
         mailcheck._disk("/var/spool/smtpd", 10, 1 << 24)
 
 

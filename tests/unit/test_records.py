@@ -431,3 +431,18 @@ def test_a_package_that_is_nowhere_is_named(loader):
     with pytest.raises(CommandExecutionError) as raised:
         mailsrv.version("dovecot-core")
     assert str(raised.value) == "no version of the package dovecot-core can be found"
+
+
+@pytest.mark.parametrize(
+    ("spf", "closed"),
+    [
+        ("mx -all", []),
+        ("+mx a ip4:203.0.113.0/24 ip6:2001:db8::/32 -all", ["203.0.113.0/24", "2001:db8::/32"]),
+        ("mx ~all", None),
+        ("mx include:_spf.elsewhere.example -all", None),
+        ("mx a:other.example.com -all", None),
+        ("redirect=_spf.elsewhere.example", None),
+    ],
+)
+def test_strangers_may_use_our_senders_as_far_as_spf_says(model, spf, closed):
+    assert model(dns={"spf": spf})["dns"]["closed"] == closed

@@ -27,6 +27,7 @@ a configuration and says what is wrong with it.
 import base64
 import contextlib
 import email.utils
+import ipaddress
 import json
 import os
 import re
@@ -98,25 +99,27 @@ class Rules:
 
     hostname: this machine, for addresses without a domain and Message-ID. domains: what is ours.
     senders: the addresses, or "@domain", that a login may send as. signers: the commands of the
-    filters that sign, in their order. closed: whether strangers are refused our envelope senders.
-    spool: smtpd's, and free: the bytes that must be free there. Raises ValueError.
+    filters that sign, in their order. closed: the networks that may use our envelope senders
+    without logging in, or null where everybody may. spool: smtpd's, and free: the bytes that must
+    be free there. Raises ValueError.
     """
 
     KINDS = {  # noqa: RUF012
         **{"hostname": str, "domains": list, "senders": dict, "signers": list},
-        **{"closed": bool, "spool": str, "free": int},
+        **{"closed": (list, type(None)), "spool": str, "free": int},
     }
 
     def __init__(self, text):
         given = json.loads(text)
         for key, kind in self.KINDS.items():
-            if not isinstance(given, dict) or not isinstance(given.get(key), kind):
-                raise ValueError(f"{key}: is missing, or no {kind.__name__}")
+            if not isinstance(given, dict) or not isinstance(given.get(key, ...), kind):
+                raise ValueError(f"{key}: is missing, or not of its kind")
         self.hostname = given["hostname"]
         self.ours = {*given["domains"], given["hostname"]}
         self.senders = {login: frozenset(names) for login, names in given["senders"].items()}
         self.signers = [list(map(str, command)) for command in given["signers"]]
-        self.closed, self.spool, self.free = given["closed"], given["spool"], given["free"]
+        self.spool, self.free = given["spool"], given["free"]
+        self.closed = given["closed"] and list(map(ipaddress.ip_network, given["closed"]))
 
     def is_ours(self, address):
         """Whether an address is in one of our domains."""
@@ -128,6 +131,16 @@ class Rules:
         local, _, domain = address.lower().rpartition("@")
         untagged = f"{local.partition('+')[0]}@{domain}"
         return bool({f"{local}@{domain}", untagged, f"@{domain}"} & {*names})
+
+    def is_forged(self, address, host):
+        """Whether a stranger at that IP address may not have this as the sender of an envelope."""
+        if self.closed is None or not self.is_ours(address):
+            return False
+        try:
+            address = ipaddress.ip_address(host)
+        except ValueError:
+            return True
+        return not any(address in network for network in self.closed)
 
     def account(self, address):
         """The login whose own address this is, with or without a tag; empty where there is none."""
@@ -744,8 +757,8 @@ class Chain:
 class Session:
     """What is known of an SMTP session."""
 
-    def __init__(self, door):
-        self.door, self.login, self.sender = door, "", ""
+    def __init__(self, door, host=""):
+        self.door, self.host, self.login, self.sender = door, host, "", ""
         self.reports, self.message = [], None
 
 
@@ -890,7 +903,7 @@ class Guard:
     def _report(self, line, event, sid, value):
         session = self.sessions.get(sid)
         if event == b"link-connect":
-            session = self.sessions[sid] = Session(_door(value))
+            session = self.sessions[sid] = Session(*_door(value))
         elif session is None:
             return
         elif event == b"link-auth":
@@ -945,7 +958,7 @@ class Guard:
         if _is_full(rules):
             self.log("the disk of the queue is nearly full: mail is refused")
             self._result(sid, token, f"reject|{FULL}")
-        elif session.door == "stranger" and rules and rules.closed and rules.is_ours(sender):
+        elif session.door == "stranger" and rules and rules.is_forged(sender, session.host):
             self._result(sid, token, f"reject|{FORGED.format(_printable(sender))}")
         elif session.login and not sender:
             # A read receipt (RFC 8098) has none, which `senders` refuses: "530 Sender rejected".
@@ -1135,19 +1148,20 @@ def _event(line):
 
 
 def _door(value):
-    """link-connect: rdns|fcrdns|src|dest."""
+    """The door and the IP address of a link-connect: rdns|fcrdns|src|dest."""
     source, destination = (value.split(b"|") + [b""] * 4)[2:4]
     host, _, _ = source.rpartition(b":")
     here, _, port = destination.rpartition(b":")
+    address = host.decode("ascii", "replace").strip("[]")
     if source.startswith(SOCKET):
-        return "program"
+        return "program", address
     if port == SIEVE_PORT:
-        return "sieve"
+        return "sieve", address
     if port in USER_PORTS:
-        return "user"
+        return "user", address
     if host in LOOPBACK:
-        return "program"
-    return "itself" if host == here else "stranger"
+        return "program", address
+    return "itself" if host == here else "stranger", address
 
 
 def _reply(value):
