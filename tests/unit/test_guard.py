@@ -1,5 +1,6 @@
 """guard, the filter before the signers: what it makes of headers, and that nothing ends it."""
 
+import contextlib
 import email
 import email.policy
 import email.utils
@@ -278,6 +279,21 @@ def test_smtpd_leaves_what_is_completed(value):
     except guard.Refused:
         return
     assert guard.completed(once, "mail.one.example") == once
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "end"),
+    [
+        *(("To", "a@b@c,", "("), ("Cc", "@@,", '"'), ("To", "a,", "\\"), ("To", '"a\\",', "")),
+    ],
+)
+def test_no_header_takes_long(name, unit, end):
+    """One process serves all sessions: what it works at, everybody waits for."""
+    line = f"{name}: {unit * (60_000 // len(unit))}{end}"
+    began = time.process_time()
+    with contextlib.suppress(guard.Refused):
+        prepare(line, f"From: {ANN}")
+    assert time.process_time() - began < 2
 
 
 class Wire:
