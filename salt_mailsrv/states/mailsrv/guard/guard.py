@@ -46,6 +46,7 @@ OUTSIDE = ("stranger", "itself")
 MAX_HEADER = 1 << 20  # bytes held of a message until its header is complete
 MAX_NAME = 900  # smtpd's rfc5322.c gives up at 1024
 MAX_FIELD = 65000  # and, where it rewrites, at 65536
+MAX_AUTHORS = 16000  # characters of From: or Sender: that are read
 MAX_UNREAD = 8 << 20  # bytes that a signer has not taken: then smtpd(8) is not read from
 PATIENCE = 5  # seconds that the first start of the signers may take
 LIMIT = 1000  # characters of a display name
@@ -176,9 +177,10 @@ def addresses(text):
     Raises ValueError where a strict reader would have to guess.
     """
     entries, current, in_group = [], [], False
+    opened = closed = 0  # a route (RFC 5322, 4.4) has commas and a colon of its own
     for token in [*_tokens(text), (",", "")]:
         kind = token[0]
-        if kind == ":" and not in_group and not any(t[0] == "<" for t in current):
+        if kind == ":" and not in_group and not opened:
             if not current or any(t[0] not in ("word", ".") for t in _bare(current)):
                 raise ValueError("no name before a group's colon")
             in_group = True
@@ -189,21 +191,19 @@ def addresses(text):
                 raise ValueError("a semicolon outside of a group")
             in_group = False
             current = []
-        elif kind == "," and not _inside(current):
+            opened = closed = 0
+        elif kind == "," and opened <= closed:
             if current and not in_group:
                 entries.append(_entry(current))
             current = []
+            opened = closed = 0
         else:
+            opened += kind == "<"
+            closed += kind == ">"
             current.append(token)
-    if in_group or _inside(current) or _bare(current):
+    if in_group or opened > closed or _bare(current):
         raise ValueError("ends in the middle")
     return entries
-
-
-def _inside(tokens):
-    """Whether an angle bracket is open: a route (RFC 5322, 4.4) has commas of its own."""
-    kinds = [token[0] for token in tokens]
-    return kinds.count("<") > kinds.count(">")
 
 
 def _bare(tokens):
@@ -581,7 +581,7 @@ def _is_ours(lines, sender, rules):
     try:
         bodies = Header(lines).all(b"from")
         author = _author(bodies)
-        entries = [author] if author else [e for body in bodies for e in addresses(_text(body))]
+        entries = [author] if author else _entries(bodies)
     except (Refused, ValueError):
         return rules.is_ours(sender)
     authors = [entry.complete(rules.hostname) for entry in entries]
@@ -601,11 +601,18 @@ def _is_somebodys(lines):
     return bool(author and author.domain)
 
 
+def _entries(bodies):
+    """The entries of these fields of addresses; raises ValueError as `addresses` does."""
+    if sum(map(len, bodies)) > MAX_AUTHORS:
+        raise ValueError("longer than any list of authors")
+    return [entry for body in bodies for entry in addresses(_text(body))]
+
+
 def _author(bodies):
     """The one author of these From: fields, an `Address`; None where there are more or none."""
     if len(bodies) != 1:
         return None
-    *before, last = addresses(_text(bodies[0])) or [None]
+    *before, last = _entries(bodies) or [None]
     if any(entry.domain is not None or entry.group for entry in before):
         return None
     if before and last.domain is not None:
@@ -625,7 +632,7 @@ def _one_author(header, may, fallback, rules):
     bodies = header.all(b"from")
     try:
         author = _author(bodies)
-        entries = [author] if author else [e for body in bodies for e in addresses(_text(body))]
+        entries = [author] if author else _entries(bodies)
     except ValueError:
         author, entries = None, []
     given = author.complete(rules.hostname) if author else ""
@@ -643,7 +650,7 @@ def _one_author(header, may, fallback, rules):
 def _sender(header, may, author, rules):
     """Sender: stays where it is an address of this account beside From: (DKIMproxy signs by it)."""
     try:
-        found = [e for body in header.all(b"sender") for e in addresses(_text(body))]
+        found = _entries(header.all(b"sender"))
     except ValueError:
         found = []
     address = found[0].complete(rules.hostname) if len(found) == 1 else ""
