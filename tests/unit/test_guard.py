@@ -377,6 +377,21 @@ def test_a_stranger_does_not_use_our_senders_where_spf_forbids_it():
         assert wire.mail(b"a1", sender, [b""])[1] == "proceed"
 
 
+def test_a_sender_is_what_smtpd_makes_of_it():
+    """A word is an address of this machine, a route is dropped: filter-dkimsign dies of one."""
+    wire = Wire()
+    stranger = wire.connect(port=b"25", login="")
+    for sender in "root", "ann", f"@x.example:{ANN}", "x:root@mail.one.example":
+        assert wire.ask(b"mail-from", stranger, sender.encode()).startswith("reject|550 5.7.1")
+    for sender in "x@elsewhere.example", f"{ANN}:x@elsewhere.example":
+        assert wire.ask(b"mail-from", stranger, sender.encode()) == "proceed"
+    lines, _ = wire.mail(wire.connect(b"b2"), f"@x.example:{ANN}", [b"Subject: x", b"", b"x"])
+    assert f"From: <{ANN}>".encode() in lines
+    program = wire.connect(b"c3", source=b"127.0.0.1:9", port=b"25", login="")
+    lines, _ = wire.mail(program, "root", [b"Subject: x", b"", b"x"])
+    assert f"From: <{ROOT}>".encode() in lines
+
+
 @pytest.mark.parametrize("source", [b"203.0.113.5:1", b"[2001:db8::7]:1"])
 def test_whom_spf_names_sends_as_us(source):
     wire = Wire()

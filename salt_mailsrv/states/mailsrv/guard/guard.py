@@ -150,6 +150,12 @@ class Rules:
         return untagged if untagged in self.senders else ""
 
 
+def enveloped(sender, hostname):
+    """The sender of an envelope as smtpd(8) takes it: without a route, and with a domain."""
+    local, at, domain = sender.rpartition("@") if "@" in sender else (sender, "@", hostname)
+    return f"{local.partition(':')[2] or local}{at}{domain}" if sender else ""
+
+
 # Addresses, RFC 5322, 3.4 with what 4.4 still allows
 
 
@@ -961,7 +967,7 @@ class Guard:
     def _mail_from(self, sid, session, token, sender):
         rules = self.rules()
         self._drop_message(sid, session)
-        session.sender = sender
+        session.sender = sender = enveloped(sender, rules.hostname) if rules else sender
         if _is_full(rules):
             self.log("the disk of the queue is nearly full: mail is refused")
             self._result(sid, token, f"reject|{FULL}")
