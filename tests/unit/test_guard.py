@@ -455,9 +455,9 @@ def test_a_carriage_return_in_the_text_is_refused_at_the_end():
     assert wire.mail(sid, ANN, [b"From: ann@one.example", b"", b"c"])[1] == "proceed"
 
 
-def test_a_header_is_held_up_to_a_megabyte():
+def test_a_header_is_held_up_to_256_kilobytes():
     wire = Wire()
-    lines = [b"X-%d: %s" % (number, b"x" * 900) for number in range(1000)]
+    lines = [b"X-%d: %s" % (number, b"x" * 900) for number in range(250)]
     assert wire.mail(wire.connect(), ANN, [*lines, b"", b"x"])[1] == "proceed"
     wire = Wire()
     _, reply = wire.mail(wire.connect(), ANN, [*lines, *lines, b"", b"x"])

@@ -43,7 +43,7 @@ SOCKET = b"unix:"
 USER_PORTS = (b"465", b"587")
 OUTSIDE = ("stranger", "itself")
 
-MAX_HEADER = 1 << 20  # bytes held of a message until its header is complete
+MAX_HEADER = 1 << 18  # bytes held of a message until its header is complete
 MAX_NAME = 900  # smtpd's rfc5322.c gives up at 1024
 MAX_FIELD = 65000  # and, where it rewrites, at 65536
 MAX_AUTHORS = 16000  # characters of From: or Sender: that are read
@@ -77,7 +77,7 @@ PLAIN_FROM = re.compile(
 
 CARRIAGE_RETURN = "550 5.6.0 There is a carriage return inside a line: end lines with CR LF alone"
 NO_FIELD = "550 5.6.0 '{}' is no header field: put an empty line before the text"
-LONG_HEADER = "552 5.3.4 The header is longer than 1 MB"
+LONG_HEADER = "552 5.3.4 The header is longer than 256 kB"
 LONG_FIELD = "550 5.6.0 {}: is longer than smtpd takes: name fewer recipients in the header"
 NO_AUTHOR = "550 5.6.0 There is no From: that can be read: write one address of this server"
 UNREADABLE = "550 5.6.0 {}: cannot be read: write addresses like user@example.com"
