@@ -73,6 +73,13 @@ def author(*lines, **about):
         (f"From: Example, Ann <{ANN}>", f'"Example, Ann" <{ANN}>'),
         (f'From: "a\\"b\\\\" <{ANN}>', f'"a\\"b\\\\" <{ANN}>'),
         ('From: "ann"@one.example', ANN),
+        # encoded words as they are written, and what they must not hide
+        (f"From: =?utf-8?Q?J=C3=B6_M.,?= N. <{ANN}>", f'"Jö M., N." <{ANN}>'),
+        (f'From: "=?utf-8?q?J=C3=B6?=" <{ANN}>', f"Jö <{ANN}>"),
+        (f"From: =?utf-8?q?a=0Ab=00=E2=80=AEc?= <{ANN}>", f"a b c <{ANN}>"),
+        (f"From: =?x-none?q?a?= <{ANN}>", f"a <{ANN}>"),
+        ("From: ann+=?utf-8?q?=0A?=x@one.example", ANN),
+        (f"From: \u0645\u06cc\u200c\u062e <{ANN}>", f"\u0645\u06cc\u200c\u062e <{ANN}>"),
         # somebody else: MAIL FROM, and the name stays
         ("From: CEO <bob@one.example>", f"CEO <{ANN}>"),
         ("From: <@x.example:bob@one.example>", ANN),
@@ -100,6 +107,25 @@ def author(*lines, **about):
 def test_a_user_is_the_one_author(given, left):
     lines = given.split(b"\n" if isinstance(given, bytes) else "\n")
     assert author(*lines) == left
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *('"=?utf-8?q?<ceo@x.example>,?="', '"=?<ceo@x.example>,?q?x?="', '"=?\\"(,?q?x?="'),
+        *("(=?utf-8?q?<ceo@x.example>,?=)", "=?utf-8?q?ceo@x.example,(?=", '"=?a?b?=?="'),
+        *("=?utf-8?b?PGNlb0B4LmV4YW1wbGU+LA==?=", '"a =?utf-8?q?,?= ceo@x.example,"'),
+    ],
+)
+def test_no_name_is_read_as_another_author(name):
+    (field,) = (f for f in prepared(f"From: {name} <{ANN}>").split("\n") if f.startswith("From"))
+    rest = field.removeprefix("From: ").removesuffix(f" <{ANN}>")
+    assert re.fullmatch(r"(=\?[\w-]+\?[bBqQ]\?[\w!*+/=-]*\?= ?)+", rest)
+
+
+@pytest.mark.parametrize("given", [f"<{ANN}", f"{ANN}>", f"Ann <{ANN}"])
+def test_half_a_bracket_does_not_stay(given):
+    assert f"From: <{ANN}>\n" in prepared(f"From: {given}")
 
 
 def test_of_two_from_fields_neither_counts():

@@ -26,6 +26,8 @@ a configuration and says what is wrong with it.
 
 import base64
 import contextlib
+import email.errors
+import email.header
 import email.utils
 import ipaddress
 import json
@@ -66,13 +68,18 @@ ONCE = {
 JOINED = {b"to", b"cc"}
 FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:")  # RFC 5322, 3.6.8, and the blanks of 4.5
 ATOM = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-\u0080-\U0010ffff]+")
-DOT_ATOM = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
+# Not "=?": some readers decode encoded words even in addresses.
+DOT_ATOM = re.compile(
+    r"(?!.*=\?)[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*"
+)
 HOST = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*")
-ENCODED = re.compile(r"=\?[^? ]+\?[bBqQ]\?[!->@-~]*\?=")  # RFC 2047
+# Encoded words, RFC 2047: as they are written, and as they may stand in a name (5.3).
+ENCODED = re.compile(r"=\?[\w-]+\?[bBqQ]\?[^?\s<>\"]*\?=", re.ASCII)
+IN_A_NAME = re.compile(r"=\?[\w-]+\?[bBqQ]\?[\w!*+/=-]*\?=|[\w'-]+", re.ASCII)
 PLAIN_TO = re.compile(rb'[^"\\():;,@]*@[^"\\():;,@]*(,[^"\\():;,@]*@[^"\\():;,@]*)*')
 PLAIN_FROM = re.compile(
     rb"From: (?:[A-Za-z0-9 _'-]{0,60} <([A-Za-z0-9._+-]+@[a-z0-9.-]+)>"
-    rb"|<?([A-Za-z0-9._+-]+@[a-z0-9.-]+)>?)"
+    rb"|<([A-Za-z0-9._+-]+@[a-z0-9.-]+)>|([A-Za-z0-9._+-]+@[a-z0-9.-]+))"
 )
 
 CARRIAGE_RETURN = "550 5.6.0 There is a carriage return inside a line: end lines with CR LF alone"
@@ -236,7 +243,7 @@ def _tokens(text):
             result.append((char, char))
             at += 1
         else:
-            atom = ATOM.match(text, at)
+            atom = ENCODED.match(text, at) or ATOM.match(text, at)
             if not atom:
                 raise ValueError("a character that must be quoted")
             result.append(("word", atom[0]))
@@ -334,18 +341,17 @@ def mailbox(name, address):
 
     Returns bytes, folded, without line ends.
     """
-    name = " ".join("".join(c if c.isprintable() else " " for c in name).split())[:LIMIT]
+    name = _line(name)[:LIMIT]
     if not name:
         return [f"From: <{address}>".encode()]
-    words = name.split(" ")
-    if re.fullmatch(r"[A-Za-z0-9 _'-]+", name) or any(map(ENCODED.fullmatch, words)):
-        parts = words
-        if not all(re.fullmatch(r"[A-Za-z0-9_'-]+", w) or ENCODED.fullmatch(w) for w in words):
-            parts = _encoded(name)
-    elif len(name) < 60 and re.fullmatch(r"[ !#-;=?A-\[\]-~]+", name):
-        parts = [f'"{name}"']
-    else:
-        parts = _encoded(name)
+    parts = name.split(" ")
+    if any(map(ENCODED.fullmatch, parts)):
+        said = _decoded(name)
+        if not all(map(IN_A_NAME.fullmatch, parts)) or said != _line(said):
+            parts = _encoded(_line(said))
+    elif not re.fullmatch(r"[A-Za-z0-9 _'-]+", name):
+        quotable = len(name) < 60 and re.fullmatch(r"[ !#-;=?A-\[\]-~]+", name)
+        parts = [f'"{name}"'] if quotable and "=?" not in name else _encoded(name)
     if max(map(len, parts)) > 200:
         parts = _encoded(name)
     lines = ["From:"]
@@ -354,6 +360,24 @@ def mailbox(name, address):
             lines.append("")
         lines[-1] += f" {part}"
     return [line.encode() for line in lines]
+
+
+def _line(name):
+    """A name without what no reader can show; ZWNJ and ZWJ belong to some scripts' words."""
+    shown = (c if c.isprintable() or c in "\u200c\u200d" else " " for c in name)
+    return " ".join("".join(shown).split())
+
+
+def _decoded(name):
+    """A name with its encoded words read; as it is where they cannot be."""
+    try:
+        parts = email.header.decode_header(name)
+        return "".join(
+            part if isinstance(part, str) else part.decode(charset or "ascii", "replace")
+            for part, charset in parts
+        )
+    except (LookupError, UnicodeError, email.errors.HeaderParseError):
+        return name
 
 
 def _encoded(name):
@@ -632,7 +656,7 @@ def _one_author(header, may, fallback, rules):
     fields = [lines for name, lines in header.fields if name == b"from"]
     if len(fields) == 1 and len(fields[0]) == 1:
         plain = PLAIN_FROM.fullmatch(fields[0][0])
-        address = plain and (plain[1] or plain[2]).decode()
+        address = plain and plain[plain.lastindex].decode()
         if plain and may(address) and DOT_ATOM.fullmatch(address.rpartition("@")[0]):
             return address, ""
     bodies = header.all(b"from")
