@@ -6,6 +6,7 @@ import email.policy
 import email.utils
 import json
 import re
+import signal
 import sys
 import time
 
@@ -594,6 +595,27 @@ def test_a_signer_that_ends_costs_a_451_and_is_started_again(signer):
         assert reply == f"reject|{guard.UNSIGNED}"
         wire.until(lambda: wire.guard.chain.ready)
         assert wire.mail(two, ANN, GOOD)[1] == "proceed"
+
+
+def test_a_signer_that_is_stuck_does_not_hold_up_everybody(signer, monkeypatch):
+    """smtpd(8) is not read from while too much waits for a signer, which may never read again."""
+    monkeypatch.setattr(guard, "STUCK", 0.3)
+    wire = Wire([signer("well")])
+    for renew in False, True:
+        old = wire.guard.chain
+        wire.ask(b"mail-from", wire.connect(), ANN.encode())
+        old.signers[0].process.send_signal(signal.SIGSTOP)
+        for line in [*GOOD, *[b"x" * 900] * 500]:
+            wire.guard.take(b"filter|0.7|1.0|smtp-in|data-line|a1|77|%s\n" % line)
+        if renew:  # it is an old one's, and another takes over
+            wire.rules = rules(signers=[signer("well", "new")])
+        wire.until(lambda old=old: old.ended)
+        wire.until(lambda: wire.guard.chain and wire.guard.chain.ready)
+        said = len(wire.said)
+        wire.guard.take(b"filter|0.7|1.0|smtp-in|data-line|a1|77|.\n")
+        wire.until(lambda said=said: wire.said[said:] == b"filter-dataline|a1|77|.\n")
+        assert wire.ask(b"commit", b"a1") == f"reject|{guard.UNSIGNED}"
+        assert wire.mail(b"a1", ANN, GOOD)[1] == "proceed"
 
 
 def test_a_signer_that_cannot_start_is_said_and_strangers_mail_flows(signer):

@@ -51,6 +51,7 @@ MAX_FIELD = 65000  # and, where it rewrites, at 65536
 MAX_AUTHORS = 16000  # characters of From: or Sender: that are read
 MAX_UNREAD = 8 << 20  # bytes that a signer has not taken: then smtpd(8) is not read from
 PATIENCE = 5  # seconds that the first start of the signers may take
+STUCK = 60  # seconds in which a signer takes nothing of what waits for it: it is ended
 LIMIT = 1000  # characters of a display name
 
 REPORTS = (
@@ -700,7 +701,7 @@ class Signer:
         self.guard, self.name = guard, os.path.basename(command[0])
         self.reports, self.filters, self.ready, self.seen = set(), set(), False, set()
         self.unread, self.unsent, self.ended = b"", [], False
-        self.pending = 0
+        self.pending, self.moved = 0, 0.0
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, close_fds=True
         )
@@ -714,6 +715,7 @@ class Signer:
             return
         if not self.unsent:
             self.guard.selector.register(self.process.stdin, selectors.EVENT_WRITE, self.write)
+            self.moved = time.monotonic()
         self.unsent.append(data)
         self.pending += len(data)
 
@@ -727,6 +729,7 @@ class Signer:
         except OSError:
             self.end()
             return
+        self.moved = time.monotonic()
         self.unsent = [data[sent:]] if sent < len(data) else []
         self.pending = len(data) - sent
         if not self.unsent:
@@ -859,6 +862,13 @@ class Guard:
     def tick(self):
         """Called between two pieces, and every second: start signers, register."""
         rules, now = self.rules(), time.monotonic()
+        for chain in filter(None, (self.chain, *self.retired)):
+            for signer in chain.signers:
+                if signer.unsent and now > signer.moved + STUCK:
+                    self.log(f"{signer.name} takes nothing any more")
+                    signer.end()
+            if chain.ended and chain is not self.chain:
+                self._lost(chain)
         if not self.config or self.config[-1] != b"config|ready":
             return
         wanted = rules.signers if rules else []
