@@ -203,6 +203,12 @@ def test_what_cannot_be_made_right_is_refused_with_a_sentence(line, said):
     assert len(str(refused.value)) < 200
 
 
+def test_vertical_tabs_and_form_feeds_are_blanks():
+    """Signers and verifiers disagree about them: the signature was not valid."""
+    text = prepared(f"From: {ANN}", "Subject: \fa\v", "\f\v", " b\f", "\fc")
+    assert "Subject:  a \n b \n c\n" in text
+
+
 def test_the_line_of_an_mbox_is_left_out():
     assert "From ann" not in prepared("From ann Wed Nov 25 02:00:00 2026", f"From: {ANN}")
 

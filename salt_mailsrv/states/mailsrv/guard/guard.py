@@ -67,6 +67,8 @@ ONCE = {
     *(b"mime-version", b"content-type", b"content-transfer-encoding", b"content-disposition"),
 }
 JOINED = {b"to", b"cc"}
+# Blanks that do not count to dkimpy and Mail::DKIM, and count to filter-dkimsign.
+BLANKS = bytes.maketrans(b"\v\f", b"  ")
 FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:")  # RFC 5322, 3.6.8, and the blanks of 4.5
 ATOM = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-\u0080-\U0010ffff]+")
 # Not "=?": some readers decode encoded words even in addresses.
@@ -580,7 +582,7 @@ def prepare(lines, door, login, sender, rules):
         return lines, False, ""
     if any(b"\r" in line for line in lines):
         raise Refused(CARRIAGE_RETURN)
-    header = Header(lines)
+    header = Header([line.translate(BLANKS) for line in lines])
     header.remove(b"bcc", b"resent-bcc")
     header.once()
     may = (lambda a: rules.may(login, a)) if door == "user" else rules.is_ours
