@@ -575,6 +575,14 @@ def test_mail_of_ours_is_signed_by_each_signer(signer):
     assert wire.mail(sid, "x@elsewhere.example", GOOD) == (GOOD, "proceed")
 
 
+def test_no_signed_text_ends_in_a_blank(signer):
+    """Empty lines at the end do not count, RFC 6376, 3.4.4; rspamd's hash of the blank is wrong."""
+    wire = Wire([signer("well")])
+    sid = wire.connect()
+    assert wire.mail(sid, ANN, [*GOOD, b"-- "])[0][-2:] == [b"-- ", b""]
+    assert wire.mail(sid, ANN, [*GOOD, b"-- ", b"Ann"])[0][-2:] == [b"-- ", b"Ann"]
+
+
 @pytest.mark.parametrize("manner", ["silent", "hangs-up", "dies-at-commit"])
 def test_unsigned_mail_does_not_leave(signer, manner):
     wire = Wire([signer("well"), signer(manner)])

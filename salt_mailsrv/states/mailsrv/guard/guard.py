@@ -819,6 +819,7 @@ class Message:
         self.finished = False  # and has it back
         self.chain, self.asked = None, None  # the signers, and which one judges it now
         self.unsigned, self.in_header = 0, True  # signatures that are still to come
+        self.blank = False  # the last line of the text ends in one
 
 
 class Guard:
@@ -1039,10 +1040,13 @@ class Guard:
             if line == b"":
                 return
         if line == b".":
+            if message.blank and message.state == "sign":
+                self._pass(sid, message, b"")  # rspamd hashes a blank at the very end wrongly
             self._end(sid, message)
         elif message.ours and b"\r" in line:
             self._refuse(sid, message, CARRIAGE_RETURN)
         else:
+            message.blank = line[-1:] in (b" ", b"\t")
             self._pass(sid, message, line)
 
     def _hold(self, sid, message, line):
