@@ -112,7 +112,7 @@ SHAPES = {
     "blank in a name": "From: FROM\r\nX Y: z\r\n\r\nhello",
     "continued at once": " first\r\nFrom: FROM\r\n\r\nhello",
     "long name of a field": f"{'X' * 1500}: y\r\nFrom: FROM\r\n\r\nhello",
-    "huge To": f"From: FROM\r\nTo: {','.join([' u@x.example'] * 8000)}\r\n\r\nhello",
+    "huge To": "From: FROM\r\nTo: " + ",\r\n ".join(["u@x.example"] * 8000) + "\r\n\r\nhello",
 }
 REFUSED = {
     *("bare CR", "bare CR in the text", "no field", "blank in a name"),
