@@ -313,6 +313,7 @@ def test_without_a_word_about_dns_what_is_safe_is_published(read):
         "addresses": [],
         "nameservers": [],
         "skip": [],
+        "closed": [],
     }
 
 

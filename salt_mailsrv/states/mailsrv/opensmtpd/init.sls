@@ -48,9 +48,10 @@ mailsrv-opensmtpd-deliver:
     - name: {{ os.directory }}/deliver
     - source: salt://mailsrv/opensmtpd/deliver
     - template: jinja
-    - mode: "0755"
-    - check_cmd: sh -n
+    - mode: "0755"  # for a smtpd(8) of before, until its restart
+    - check_cmd: {{ os.opensmtpd.perl }} -Mstrict -c
     - require:
+      - pkg: mailsrv-opensmtpd-packages
       - file: mailsrv-genkeys-directory
 
 mailsrv-opensmtpd-config:

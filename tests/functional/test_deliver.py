@@ -1,0 +1,465 @@
+"""The program that smtpd hands each message to, against a Dovecot that is as unkind as can be."""
+
+import fcntl
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+HEAD = b"""Return-Path: <somebody@elsewhere.example>
+Delivered-To: Ann@Example.COM
+Received: from mx.elsewhere.example (mx.elsewhere.example [192.0.2.9])
+\tby mx.example.com (OpenSMTPD) with ESMTP id 0123abcd
+\tfor <Ann@Example.COM>;
+\tWed, 25 Nov 2026 05:31:28 +0000 (UTC)
+Subject: hello
+"""
+MESSAGE = HEAD + b"\nhello\n"
+STEPS = ("banner", "LHLO", "MAIL", "RCPT", "DATA", "end")
+KIND = {
+    "banner": b"220 mx.example.com LMTP\r\n",
+    "LHLO": b"250-mx.example.com\r\n250-PIPELINING\r\n250 8BITMIME\r\n",
+    "MAIL": b"250 2.1.0 OK\r\n",
+    "RCPT": b"250 2.1.5 OK\r\n",
+    "DATA": b"354 OK\r\n",
+    "end": b"250 2.0.0 <ann@example.com> id Saved\r\n",
+}
+DISPATCHER = """
+import os, sys, time
+while data := sys.stdin.buffer.read(1 << 16):
+    os.write(int(sys.argv[1]), data)
+print(flush=True)
+time.sleep(60)
+"""
+
+
+class Dovecot:
+    """An LMTP server for one delivery after the other; `replies` are its own, by step."""
+
+    def __init__(self, path):
+        self.replies = {}
+        self.commands = []
+        self.messages = []
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def close(self):
+        self._listener.close()
+
+    def _serve(self):
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            with connection, suppress(OSError, ConnectionError):
+                self._talk(connection, connection.makefile("rb"))
+
+    def _talk(self, connection, wire):
+        for step in STEPS:
+            if step == "end":
+                self.messages.append(self._message(wire))
+            elif step != "banner":
+                self.commands.append(wire.readline().decode())
+            reply = self.replies.get(step, KIND[step])
+            if reply is None:
+                return
+            connection.sendall(reply)
+            if step == "DATA" and not reply.startswith(b"354"):
+                return
+        self.commands.append(wire.readline().decode())
+
+    @staticmethod
+    def _message(wire):
+        lines = []
+        while (line := wire.readline()) != b".\r\n":
+            if not line:
+                raise ConnectionError
+            lines.append(line[1:] if line.startswith(b".") else line)
+        return b"".join(lines)
+
+
+class Smtpd:
+    """What smtpd is to its delivery: the parent, with a child that is the dispatcher."""
+
+    def __init__(self, machine, directory):
+        self.root = machine.root
+        files = machine.files("mailsrv.opensmtpd")
+        (self.program,) = [machine.at(name) for name in files if name.endswith("/deliver")]
+        self._text = self.program.read_text()
+        self.home = machine.at({"Linux": "/var/vmail", "FreeBSD": "/vmail"}[self.kernel])
+        shutil.rmtree(self.home, ignore_errors=True)
+        self.home.mkdir(parents=True)
+        self.write()
+        (conf,) = [machine.at(name) for name in files if name.endswith("/smtpd.conf")]
+        (command,) = re.findall(r'^mda wrapper "deliver" "(.*)"$', conf.read_text(), re.M)
+        self.command = re.sub(r"exec \S+", f"exec {shutil.which('perl')}", command)
+        (lmtp,) = re.findall(r'^my \$path = "(.*)";', self._text, re.M)
+        self.dovecot = Dovecot(directory / "lmtp")
+        self.write({lmtp: str(directory / "lmtp")})
+        self._start()
+
+    @property
+    def kernel(self):
+        return "Linux" if "/proc/" in self._text else "FreeBSD"
+
+    def write(self, changes=None):
+        """The program, changed; Linux has another address of a socket."""
+        for old, new in (changes or {}).items():
+            assert old in self._text
+            self._text = self._text.replace(old, new)
+        self._text = self._text.replace('"C C a*", 2 + length $path, 1', '"S a*", 1')
+        self.program.write_text(self._text)
+
+    def _start(self):
+        self._read, self._write = os.pipe()
+        self.dispatcher = subprocess.Popen(
+            ["smtpd: dispatcher", "-c", DISPATCHER, str(self._write)],
+            executable=sys.executable,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=[self._write],
+        )
+
+    def stop(self):
+        self.dovecot.close()
+        self.dispatcher.kill()
+        self.dispatcher.communicate()
+        os.close(self._read)
+        os.close(self._write)
+
+    def start(self, recipient="Ann@Example.COM", sender="somebody@elsewhere.example", stdin=None):
+        return subprocess.Popen(
+            ["/bin/sh", "-c", self.command],
+            stdin=subprocess.PIPE if stdin is None else stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={"RECIPIENT": recipient, "SENDER": sender, "PATH": "/usr/bin:/bin"},
+        )
+
+    def deliver(self, message=MESSAGE, **addresses):
+        """The exit status, and what smtpd logs: the last line."""
+        delivery = self.start(**addresses)
+        said = delivery.communicate(message)[0].decode()
+        return delivery.returncode, (said.splitlines() or [""])[-1]
+
+    def cut(self, message, end):
+        """As the dispatcher's, who holds the pipe, with `end(dispatcher)` before its end."""
+        delivery = self.start(stdin=self._read)
+        self.dispatcher.stdin.write(message)
+        self.dispatcher.stdin.close()
+        self.dispatcher.stdout.readline()
+        os.close(self._write)
+        end(self.dispatcher)
+        said = delivery.communicate(timeout=30)[0].decode()
+        self._write = os.dup(self._read)
+        return delivery.returncode, said
+
+
+@pytest.fixture
+def smtpd_of(minion):
+    """smtpd and Dovecot on that system, at paths short enough for a socket."""
+    made = []
+
+    def make(system):
+        directory = Path(tempfile.mkdtemp(prefix="lmtp-"))
+        made.append((Smtpd(minion(system, id="deliver"), directory), directory))
+        return made[-1][0]
+
+    yield make
+    for smtpd, directory in made:
+        smtpd.stop()
+        shutil.rmtree(directory)
+
+
+@pytest.fixture(params=["Debian", "FreeBSD"])
+def smtpd(request, smtpd_of):
+    return smtpd_of(request.param)
+
+
+@pytest.fixture
+def debian(smtpd_of):
+    return smtpd_of("Debian")
+
+
+def wire(message):
+    return message.replace(b"\n", b"\r\n")
+
+
+def test_a_message_arrives_as_it_is(smtpd):
+    assert smtpd.deliver() == (0, "")
+    assert smtpd.dovecot.messages == [wire(MESSAGE)]
+    assert smtpd.dovecot.commands[1:4] == [
+        "MAIL FROM:<somebody@elsewhere.example>\r\n",
+        "RCPT TO:<ann@example.com>\r\n",
+        "DATA\r\n",
+    ]
+
+
+LINE = b"." * 3 + b"x" * 70 + b"\n"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b".\n",
+        b".\n.\n..\n.x\n",
+        b"\n\n.\n\n",
+        b"\xe4\xf6\xfc \xff\0NUL\n",
+        b"bare\rCR, two\r\nand three\r\r\n",
+        b"\n" * 70000,
+        b".\n" * 70000,
+        b"x" * (65536 - len(HEAD) - 2) + b"\n.at the beginning of a piece\n",
+        b"x" * 200000 + b"\n",
+        LINE * 15000,
+        LINE * 60000,
+    ],
+    ids=lambda body: f"{body[:9]}-{len(body)}",
+)
+def test_no_byte_changes(debian, body):
+    assert debian.deliver(HEAD + b"\n" + body) == (0, "")
+    assert debian.dovecot.messages == [wire(HEAD + b"\n" + body)]
+
+
+def test_a_last_line_without_an_end_gets_one(debian):
+    for body in b"hello", LINE * 60000 + b"hello":
+        assert debian.deliver(HEAD + b"\n" + body) == (0, "")
+        assert debian.dovecot.messages.pop() == wire(HEAD + b"\n" + body + b"\n")
+
+
+def test_memory_does_not_grow_with_the_message(debian):
+    kilobytes = []
+    for lines in 1, 450000:
+        delivery = debian.start()
+        delivery.stdin.write(HEAD + b"\n" + LINE * lines)
+        delivery.stdin.close()
+        _, status, usage = os.wait4(delivery.pid, 0)
+        assert status == 0
+        kilobytes.append(usage.ru_maxrss)
+    assert kilobytes[1] - kilobytes[0] < 8 << 10
+    assert len(debian.dovecot.messages[1]) > 32 << 20
+    files = os.listdir(debian.home / "example.com/ann")
+    assert all(file.startswith(".delivery") for file in files)
+
+
+REPLIES = {
+    "closed": None,
+    "no LMTP": b"hello\r\n",
+    "zeros": b"\0\0\0\0\r\n",
+    "an unknown code": b"999 4.3.0 hm\r\n",
+    "a code alone": b"25\r\n",
+    "half a line": b"250 2.0.0 O",
+    "a line without end": b"2" * (1 << 17),
+    "half an answer": b"250-2.0.0 more\r\n",
+    "too early": b"354 OK\r\n",
+    "421": b"421 4.3.2 Shutting down\r\n",
+    "451": b"451 4.3.0 <ann@example.com> Temporary internal error\r\n",
+    "452": b"452 4.2.2 <ann@example.com> Quota exceeded\r\n",
+    "500": b"500 5.5.1 Unknown command\r\n",
+    "503": b"503 5.5.1 Bad sequence\r\n",
+    "550": b"550 5.1.1 <ann@example.com> User doesn't exist\r\n",
+    "552": b"552-5.2.2 <ann@example.com> The mailbox\r\n552 5.2.2 is full\r\n",
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("reply", REPLIES)
+def test_what_dovecot_says_decides(debian, step, reply):
+    """Refusals of the recipient and of the message are the sender's; all else waits."""
+    debian.dovecot.replies = {step: REPLIES[reply]}
+    if step in ("RCPT", "DATA") and REPLIES[reply] is None:
+        debian.dovecot.replies[step] = b""
+    if (step, reply) in {("DATA", "too early"), ("DATA", "half an answer")}:
+        pytest.skip("is the answer")
+    if step == "DATA" and reply == "half a line":
+        debian.dovecot.replies[step] = b"354"
+    status, said = debian.deliver()
+    assert status == (69 if reply in ("550", "552") and step in ("RCPT", "end") else 75)
+    assert said
+    if status == 69:
+        words = [part[4:] for part in REPLIES[reply].decode().split("\r\n") if part]
+        assert said == f"{reply} {' '.join(words)}"
+
+
+def test_a_dovecot_that_stops_reading_is_waited_for_and_left(debian):
+    """Well before smtpd's alarm, which would be a signal like any other."""
+    assert int(re.findall(r"^alarm (\d+);", debian.program.read_text(), re.M)[0]) < 300
+    debian.write({"alarm 240": "alarm 1"})
+    debian.dovecot.replies = {"end": b""}
+    debian.dovecot._message = lambda wire: time.sleep(3)
+    started = time.monotonic()
+    assert debian.deliver(HEAD + b"\n" + LINE * 60000) == (75, "It took too long")
+    assert time.monotonic() - started < 2.5
+
+
+def test_a_dovecot_that_is_not_there_is_tried_again(debian):
+    debian.dovecot.close()
+    assert debian.deliver()[0] == 75
+
+
+def test_what_ends_without_smtpds_end_is_not_delivered(smtpd):
+    def killed(dispatcher):
+        dispatcher.kill()
+
+    def reaped(dispatcher):
+        dispatcher.kill()
+        dispatcher.wait()
+
+    for end in killed, reaped:
+        status, said = smtpd.cut(MESSAGE * 100, end)
+        assert (status, said) == (75, "smtpd ended before the message\n")
+        smtpd._start()
+    assert smtpd.dovecot.commands == []
+
+
+def test_what_the_dispatcher_closes_is_whole(debian):
+    """As above, but the dispatcher lives on."""
+    delivery = debian.start()
+    assert delivery.communicate(MESSAGE)[0] == b""
+    assert delivery.returncode == 0
+
+
+def test_nothing_is_no_message(smtpd):
+    assert smtpd.deliver(b"") == (75, "smtpd ended before the message")
+    assert smtpd.dovecot.commands == []
+
+
+@pytest.mark.parametrize("hidden", ["/proc", "/bin/ps"])
+def test_where_processes_are_hidden_the_parent_is_waited_for(smtpd_of, hidden):
+    smtpd = smtpd_of({"/proc": "Debian", "/bin/ps": "FreeBSD"}[hidden])
+    smtpd.write({"/proc": {"/proc/$parent": "/nowhere"}, "/bin/ps": {"/bin/ps": "/bin/echo"}}[hidden])
+    started = time.monotonic()
+    assert smtpd.deliver() == (0, "")
+    assert 1 <= time.monotonic() - started
+    parent = "import os, subprocess, sys; subprocess.Popen(sys.argv[1:]); os._exit(0)"
+    environment = {"RECIPIENT": "ann@example.com", "SENDER": "", "PATH": "/usr/bin:/bin"}
+    orphan = [sys.executable, "-c", parent, "/bin/sh", "-c", smtpd.command]
+    said = subprocess.run(orphan, input=MESSAGE, capture_output=True, env=environment).stdout
+    assert said == b"smtpd ended before the message\n"
+
+
+@pytest.mark.parametrize("text", [None, "", "#!/usr/bin/perl\nmy $x = {;\n", "exit(1", "die"])
+def test_a_program_that_is_missing_empty_or_broken_returns_no_mail(debian, text):
+    """As after a power cut, or in the middle of an upgrade."""
+    if text is None:
+        debian.program.unlink()
+    else:
+        debian.program.write_text(text)
+    assert debian.deliver()[0] == 75
+    debian.write()
+    debian.command = debian.command.replace(shutil.which("perl"), "/nowhere/perl")
+    assert debian.deliver()[0] == 75
+
+
+def test_a_home_that_cannot_be_written_waits(debian):
+    (debian.home / "example.com").write_text("in the way")
+    assert debian.deliver()[0] == 75
+    (debian.home / "example.com").unlink()
+    (debian.home / "example.com/ann/.delivery.1").mkdir(parents=True)
+    assert debian.deliver()[0] == 75
+    assert debian.dovecot.commands == []
+
+
+def test_an_address_has_one_home_however_it_is_spelled(smtpd):
+    for address in "ann@example.com", "ANN@EXAMPLE.COM", "aNN+List@Example.com":
+        assert smtpd.deliver(recipient=address) == (0, "")
+    assert os.listdir(smtpd.home) == ["example.com"]
+    assert os.listdir(smtpd.home / "example.com") == ["ann"]
+    asked = [command for command in smtpd.dovecot.commands if command.startswith("RCPT")]
+    assert asked[-2:] == ["RCPT TO:<ann@example.com>\r\n", "RCPT TO:<ann+List@example.com>\r\n"]
+    home = smtpd.home / "example.com/ann"
+    assert (home.stat().st_mode & 0o777, (home / ".delivery").stat().st_mode & 0o777) == (
+        0o700,
+        0o600,
+    )
+
+
+@pytest.mark.parametrize("address", ["", "ann", "../x@example.com", "a/b@example.com", "a@..", "@"])
+def test_no_address_leaves_the_directory(debian, address):
+    assert debian.deliver(recipient=address)[0] == 75
+    assert os.listdir(debian.home) == []
+
+
+@pytest.fixture
+def slots(debian):
+    """The files of ann's mailbox, one handle each, as other deliveries hold them."""
+    debian.deliver()
+    home = debian.home / "example.com/ann"
+    files = [open(home / f".delivery.{number}", "w") for number in range(1, 5)]
+
+    def hold(count, id, seconds_ago=0):
+        for file in files[:count]:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.write(id)
+            file.flush()
+            moment = time.time() - seconds_ago
+            os.utime(file.name, (moment, moment))
+
+    debian.hold, debian.files = hold, files
+    debian.dovecot.messages.clear()
+    yield debian
+    for file in files:
+        file.close()
+
+
+def timed(debian, **addresses):
+    started = time.monotonic()
+    status = debian.deliver(**addresses)[0]
+    return status, time.monotonic() - started
+
+
+def test_different_messages_to_a_mailbox_need_not_wait(slots):
+    slots.hold(3, "another0", 100)
+    status, seconds = timed(slots)
+    assert (status, seconds < 1) == (0, True)
+
+
+@pytest.mark.parametrize(("count", "id"), [(4, "another0"), (1, "0123abcd")])
+def test_nobody_waits_long_for_a_mailbox(slots, count, id):
+    slots.hold(count, id)
+    status, seconds = timed(slots)
+    assert (status, 1 < seconds < 4) == (75, True)
+    slots.hold(count, id, 4)
+    status, seconds = timed(slots)
+    assert (status, seconds < 1) == (75, True)
+    assert timed(slots, recipient="bob@example.com")[0] == 0
+    assert len(slots.dovecot.messages) == 1
+
+
+@pytest.mark.parametrize(("count", "id"), [(4, "another0"), (1, "0123abcd")])
+def test_who_waits_is_next(slots, count, id):
+    slots.hold(count, id)
+    delivery = slots.start()
+    delivery.stdin.write(MESSAGE)
+    delivery.stdin.close()
+    time.sleep(0.3)
+    assert slots.dovecot.messages == []
+    slots.files[0].close()
+    assert delivery.wait(2) == 0
+    assert len(slots.dovecot.messages) == 1
+
+
+def test_a_delivery_that_is_killed_holds_up_nobody(slots):
+    slots.dovecot.replies = {"LHLO": b""}
+    delivery = slots.start()
+    delivery.stdin.write(MESSAGE)
+    delivery.stdin.close()
+    time.sleep(0.3)
+    delivery.send_signal(signal.SIGKILL)
+    delivery.wait()
+    slots.dovecot.replies = {}
+    assert slots.deliver() == (0, "")
