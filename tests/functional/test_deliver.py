@@ -58,6 +58,8 @@ class Dovecot:
         threading.Thread(target=self._serve, daemon=True).start()
 
     def close(self):
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
     def _serve(self):
@@ -100,7 +102,7 @@ class Smtpd:
         self.root = machine.root
         files = machine.files("mailsrv.opensmtpd")
         (self.program,) = [machine.at(name) for name in files if name.endswith("/deliver")]
-        self._text = self.program.read_text()
+        self._text = self._rendered = self.program.read_text()
         self.home = machine.at({"Linux": "/var/vmail", "FreeBSD": "/vmail"}[self.kernel])
         shutil.rmtree(self.home, ignore_errors=True)
         self.home.mkdir(parents=True)
@@ -136,6 +138,7 @@ class Smtpd:
         )
 
     def stop(self):
+        self.program.write_text(self._rendered)
         self.dovecot.close()
         self.dispatcher.kill()
         self.dispatcher.communicate()
@@ -280,6 +283,7 @@ REPLIES = {
 @pytest.mark.parametrize("reply", REPLIES)
 def test_what_dovecot_says_decides(debian, step, reply):
     """Refusals of the recipient and of the message are the sender's; all else waits."""
+    debian.write({"alarm 240": "alarm 1"})
     debian.dovecot.replies = {step: REPLIES[reply]}
     if step in ("RCPT", "DATA") and REPLIES[reply] is None:
         debian.dovecot.replies[step] = b""
@@ -341,11 +345,18 @@ def test_nothing_is_no_message(smtpd):
 @pytest.mark.parametrize("hidden", ["/proc", "/bin/ps"])
 def test_where_processes_are_hidden_the_parent_is_waited_for(smtpd_of, hidden):
     smtpd = smtpd_of({"/proc": "Debian", "/bin/ps": "FreeBSD"}[hidden])
-    smtpd.write({"/proc": {"/proc/$parent": "/nowhere"}, "/bin/ps": {"/bin/ps": "/bin/echo"}}[hidden])
+    smtpd.write(
+        {"/proc": {"/proc/$parent": "/nowhere"}, "/bin/ps": {"/bin/ps": "/bin/echo"}}[hidden]
+    )
     started = time.monotonic()
     assert smtpd.deliver() == (0, "")
     assert 1 <= time.monotonic() - started
-    parent = "import os, subprocess, sys; subprocess.Popen(sys.argv[1:]); os._exit(0)"
+    parent = """
+import os, subprocess, sys, time
+subprocess.Popen(sys.argv[1:])
+time.sleep(0.5)
+os._exit(0)
+"""
     environment = {"RECIPIENT": "ann@example.com", "SENDER": "", "PATH": "/usr/bin:/bin"}
     orphan = [sys.executable, "-c", parent, "/bin/sh", "-c", smtpd.command]
     said = subprocess.run(orphan, input=MESSAGE, capture_output=True, env=environment).stdout
@@ -404,6 +415,7 @@ def slots(debian):
     def hold(count, id, seconds_ago=0):
         for file in files[:count]:
             fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
             file.write(id)
             file.flush()
             moment = time.time() - seconds_ago
