@@ -76,6 +76,8 @@ ARCHIVE = {
     "source": re.compile(r"[\w.:/@+=~%-]+", re.ASCII),
     "source_hash": re.compile(r"(sha256=)?[0-9a-f]{64}|(sha512=)?[0-9a-f]{128}"),
 }
+# The least and the most of a limit; OpenSMTPD 7.9 refuses less than 100 recipients.
+LIMITS = {"messages": (1, 100000), "recipients": (100, 100000), "connections": (1, 1000)}
 KEYS = {
     "mailsrv": (
         "hostname",
@@ -91,6 +93,7 @@ KEYS = {
         "dns",
         "nsd",
         "spam_filter",
+        "limits",
         "passwords",
         "satellites",
         "satellite",
@@ -105,6 +108,7 @@ KEYS = {
     ),
     "dmarc": ("policy", "reports"),
     "nsd": ("machines", "nameservers"),
+    "limits": ("message_size", *LIMITS),
     "passwords": ("rounds",),
     "account": ("address", "password", "hash", "quota", "send_as"),
     "satellites": ("hash",),
@@ -945,6 +949,7 @@ def _read_anew(pillar, fqdn, facts, mined):
         "dkim": _dkim(settings, domains, facts, faults),
         "dns": _dns(settings, domains, hostname, tls, {*mailboxes, *aliases}, faults),
         "spam_filter": _switch(settings, "spam_filter", "mailsrv:spam_filter", faults),
+        "limits": _limits(settings, facts, faults),
         "passwords": _passwords(settings, facts, faults),
         "satellites": _satellites(settings, mined, domains, hostname, faults, notes),
         "has_fleet": isinstance(settings.get("satellites"), str),
@@ -1080,6 +1085,21 @@ def _quota(section, path, faults):
         return quota
     faults.append(f"{path}: {_show(quota)} is not a size; write it like 500M or 2G")
     return None
+
+
+def _limits(settings, facts, faults):
+    path = "mailsrv:limits"
+    given = {**facts["limits"], **_section(settings, "limits", path, faults)}
+    size = given["message_size"]
+    if not isinstance(size, str) or not QUOTA.fullmatch(size):
+        faults.append(f"{path}:message_size: {_show(size)} is not a size; write it like 50M")
+    for key, (least, most) in LIMITS.items():
+        if type(given[key]) is not int or not least <= given[key] <= most:
+            faults.append(
+                f"{path}:{key}: {_show(given[key])} is not usable; "
+                f"write a number from {least} to {most}"
+            )
+    return {key: given[key] for key in facts["limits"]}
 
 
 def _quota_warning(settings, facts, faults):

@@ -556,9 +556,11 @@ def proxied(request, written):
     return written(*request.param)
 
 
-def test_dkimproxy_signs_each_domain_with_its_key_and_the_rest_with_the_first(proxied):
+def test_dkimproxy_signs_each_domain_with_its_key_and_nothing_else(proxied):
     table = dict(line.split(" ", 1) for line in entries(proxied.files["keyfiles"]))
-    assert list(table) == ["example.com", "test.com", "."]
+    tagged = ["user1example.com", "postmasterexample.com", "abuseexample.com", "users2example.com"]
+    tagged += ["users3test.com", "postmastertest.com", "abusetest.com"]
+    assert list(table) == ["example.com", "test.com", *tagged]
     options = {
         key: dict(item.split("=", 1) for item in value[len("dkim(") : -1].split(", "))
         for key, value in table.items()
@@ -572,7 +574,8 @@ def test_dkimproxy_signs_each_domain_with_its_key_and_the_rest_with_the_first(pr
     assert all(o["a"] == "rsa-sha256" and o["s"] == "mailsrv" for o in options.values())
     # The domain itself for what is below it, such as a satellite: DMARC takes that for aligned.
     assert all(options[domain]["d"] == domain for domain in ("example.com", "test.com"))
-    assert options["."] == options["example.com"]
+    for key in tagged:
+        assert options[key] == options["test.com" if key.endswith("test.com") else "example.com"]
     assert all(f"/{domain}/" in options[domain]["key"] for domain in ("example.com", "test.com"))
 
 
@@ -581,7 +584,14 @@ def test_dkimproxy_stands_between_the_two_ports_of_smtpd(proxied):
     settings = dict(line.split(" ", 1) for line in conf(file))
     assert (settings["listen"], settings["relay"]) == ("127.0.0.1:10027", "127.0.0.1:10028")
     assert settings["sender_map"] in proxied.at
-    assert settings["reject_error"] == "1"
+    assert "reject_error" not in settings  # which has no effect in there
+    started = [text for name, text in proxied.at.items() if name.endswith("dkimproxy_out.service")]
+    assert all(" --reject-error\n" in text for text in started)
+    if proxied.system == "FreeBSD":
+        flags = proxied.machine.state(
+            "mailsrv-rc-dkimproxy_out_flags", dkim={"signer": "dkimproxy"}
+        )
+        assert flags["value"] == "--reject-error"
     assert settings["user"] == settings["group"] == "dkimproxy"
 
 

@@ -725,6 +725,22 @@ FAULTS = [
         "mailsrv:passwords:rounds: '999' is not usable; write a number from 1000 to 1000000",
     ),
     (
+        "mailsrv: {limits: {message_size: 50}}",
+        "mailsrv:limits:message_size: '50' is not a size; write it like 50M",
+    ),
+    (
+        "mailsrv: {limits: {recipients: 99}}",
+        "mailsrv:limits:recipients: '99' is not usable; write a number from 100 to 100000",
+    ),
+    (
+        "mailsrv: {limits: {connections: true}}",
+        "mailsrv:limits:connections: 'True' is not usable; write a number from 1 to 1000",
+    ),
+    (
+        "mailsrv: {limits: {message: 5}}",
+        "mailsrv:limits:message: no such key; did you mean messages?",
+    ),
+    (
         "mailsrv: {passwords: {cost: 5}}",
         "mailsrv:passwords:cost: no such key; known are rounds",
     ),

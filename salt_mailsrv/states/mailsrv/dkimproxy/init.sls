@@ -66,6 +66,16 @@ mailsrv-dkimproxy-map:
       - dkim: {{ key.signing }}
       {%- endfor %}
 
+{%- for variable, value in dkimproxy.rc.items() %}
+
+mailsrv-rc-{{ variable }}:
+  sysrc.managed:
+    - name: {{ variable }}
+    - value: {{ value | yaml_dquote }}
+    - watch_in:
+      - service: mailsrv-dkimproxy-service
+{%- endfor %}
+
 mailsrv-dkimproxy-config:
   file.managed:
     - name: {{ dkimproxy.config }}

@@ -2,6 +2,7 @@
 {%- if refused %}
 include: [mailsrv.refused]
 {%- else %}
+{%- from "mailsrv/macros.jinja" import comes_back with context %}
 {%- from "mailsrv/map.jinja" import mailsrv, os, systemd with context %}
 include:
   - mailsrv.tls
@@ -10,6 +11,8 @@ include:
 mailsrv-dovecot-packages:
   pkg.installed:
     - pkgs: {{ os.dovecot.packages | json }}
+
+{{- comes_back("dovecot", os.dovecot.service) }}
 
 mailsrv-vmail:
   user.present:

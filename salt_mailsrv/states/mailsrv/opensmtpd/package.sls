@@ -1,5 +1,5 @@
 {#- OpenSMTPD itself, for the mail server and for a satellite: neither their models are known here. #}
-{%- from "mailsrv/macros.jinja" import give_way with context %}
+{%- from "mailsrv/macros.jinja" import comes_back, give_way with context %}
 {%- set os = salt["mailsrv.facts"]() %}
 {%- set systemd = grains.get("init") == "systemd" %}
 {{- give_way(os.stock_mtas, os.opensmtpd.rc, "mailsrv-opensmtpd-packages") }}
@@ -33,6 +33,7 @@ mailsrv-opensmtpd-packages:
   pkg.installed:
     - pkgs: {{ os.opensmtpd.packages | json }}
 {%- endif %}
+{{- comes_back("opensmtpd", os.opensmtpd.service) }}
 {%- if os.opensmtpd.mailer_conf %}
 
 mailsrv-opensmtpd-mailer-conf:

@@ -2,6 +2,7 @@
 {%- if refused %}
 include: [mailsrv.refused]
 {%- else %}
+{%- from "mailsrv/macros.jinja" import comes_back with context %}
 {%- from "mailsrv/map.jinja" import mailsrv, os with context %}
 {#- The filters between smtpd(8) and rspamd are started by smtpd(8): mailsrv/opensmtpd. #}
 include:
@@ -13,6 +14,7 @@ mailsrv-rspamd-packages:
   pkg.installed:
     - pkgs: {{ os.rspamd.packages | json }}
     - install_recommends: False
+{{- comes_back("rspamd", os.rspamd.service) }}
 {%- if mailsrv.dkim.signer == "rspamd" %}
 
 mailsrv-signer-user:
