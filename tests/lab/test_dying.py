@@ -1,0 +1,182 @@
+"""Daemons that are killed come back, and what was on its way arrives, whole and once."""
+
+import smtplib
+import time
+
+import pytest
+
+from server import arrived, signed_by
+from wire import until
+
+pytestmark = pytest.mark.lab
+
+SOMEBODY = "somebody@elsewhere.example"
+SMTPD = [
+    *(f"^smtpd: {name}" for name in ("dispatcher", "queue", "scheduler", "lookup", "control")),
+    *("^smtpd: crypto", "^/usr/sbin/smtpd", "^/usr/bin/python3 -I /etc/mail/guard.py"),
+]
+LARGE = "0123456789abcdef" * 4 + "\r\n"
+
+
+def answers(connect):
+    try:
+        connect().quit()
+    except (OSError, EOFError, smtplib.SMTPException):
+        return False
+    return True
+
+
+@pytest.mark.parametrize("process", SMTPD)
+def test_smtpd_is_back_within_seconds_whatever_of_it_is_killed(server, process):
+    server.machine.run(["pkill", "-9", "-of", process])
+    time.sleep(0.2)
+    until(lambda: answers(server.smtp), 6, f"after {process} was killed, port 25 is closed")
+    assert server.machine.run("systemctl is-active opensmtpd").stdout == "active\n"
+
+
+def test_dovecot_is_back_when_its_master_is_killed(server, user):
+    server.machine.run("pkill -9 -xo dovecot")
+    time.sleep(0.2)
+
+    def logs_in():
+        try:
+            with server.imap(user):
+                return True
+        except OSError:
+            return False
+
+    until(logs_in, 6, "IMAP stays away")
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "systemctl restart opensmtpd",
+        "kill $(cat /run/smtpd.pid 2>/dev/null || pgrep -ox smtpd)",
+        *(f"pkill -9 -of '{process}'" for process in (SMTPD[0], SMTPD[1], SMTPD[6])),
+    ],
+)
+def test_a_message_in_delivery_is_stored_whole_and_once(server, user, end):
+    """Cut off by the end of smtpd(8), it was stored as it was; the whole one came, too, or not."""
+    size = 20000
+    server.machine.run("pkill -STOP -f '^dovecot/lmtp'", check=False)
+    try:
+        subjects = [server.deliver([user], text=LARGE * size) for _ in range(3)]
+        time.sleep(0.3)
+        server.machine.run(end, check=False)
+        time.sleep(1)
+    finally:
+        server.machine.run("pkill -CONT -f '^dovecot/lmtp'", check=False)
+    for subject in subjects:
+        what = f"{subject} does not come"
+        until(lambda subject=subject: server.fetch(user, subject), 90, what)
+    server.idle()
+    for subject in subjects:
+        (message,) = server.fetch(user, subject)
+        assert message.count(LARGE.encode()) == size
+    server.machine.run(f"doveadm expunge -u {user} mailbox INBOX larger 1M")
+
+
+def test_a_dovecot_that_is_away_is_waited_for(server, user):
+    """smtpd(8) tries again after 10 seconds; nothing is returned to its sender."""
+    before = len(server.fetch(user, "Delivery status notification"))
+    subjects = []
+    for command in (
+        "systemctl stop dovecot",
+        "systemctl start dovecot",
+        "pkill -9 -f dovecot/lmtp",
+    ):
+        server.machine.run(command, check=False)
+        subjects += [server.deliver([user], sender=user.replace("@", "@x.")) for _ in range(5)]
+    for subject in subjects:
+        server.wait(user, subject)
+    server.idle()
+    assert [len(server.fetch(user, subject)) for subject in subjects] == [1] * len(subjects)
+    assert len(server.fetch(user, "Delivery status notification")) == before
+
+
+def test_a_home_that_cannot_be_written_is_waited_for(server, user):
+    local, _, domain = user.partition("@")
+    home = f"/var/vmail/{domain}/{local}"
+    server.machine.run(f"chown root {home}")
+    subject = server.deliver([user])
+    time.sleep(1)
+    queued = server.machine.run("smtpctl show queue").stdout
+    server.machine.run(f"chown vmail {home}; smtpctl schedule all")
+    server.wait(user, subject)
+    assert user in queued
+
+
+def test_an_address_has_one_mailbox_however_it_is_spelled(server, user):
+    local, _, domain = user.partition("@")
+    spelled = [user, user.upper(), f"{local.title()}@{domain}", f"{local}@{domain.title()}"]
+    subject = server.deliver(spelled)
+    server.wait(user, subject)
+    server.idle()
+    assert len(server.fetch(user, subject)) == 1
+    homes = server.machine.run("cd /var/vmail && ls -d */*").stdout.split()
+    assert all(home == home.lower() for home in homes)
+
+
+def test_nobody_waits_for_a_mailbox_that_is_stuck(server):
+    stuck, other, *_ = server.accounts
+    local, _, domain = stuck.partition("@")
+    slots = f"/var/vmail/{domain}/{local}/.delivery"
+    server.wait(stuck, server.deliver([stuck]))
+    hold = f"for n in 1 2 3 4; do flock {slots}.$n sleep 25 & done; wait"
+    server.machine.run(["sh", "-c", f"({hold}) >/dev/null 2>&1 </dev/null &"])
+    time.sleep(4)  # until then they might be deliveries that are about to end
+    held = [server.deliver([stuck]) for _ in range(60)]
+    started = time.monotonic()
+    server.wait(other, server.deliver([other]))
+    assert time.monotonic() - started < 5
+    for subject in held:
+        server.wait(stuck, subject)
+
+
+def test_a_message_that_no_mailbox_of_that_quota_can_hold_is_returned_at_once(server, sink):
+    small = f"small@{server.pillar['domains'][0]}"
+    accounts = [{"address": small, "password": "small", "quota": "1M"}]
+    with server.having(accounts=accounts):
+        subject = server.deliver([small], sender=SOMEBODY, text=LARGE * 20000)
+
+        def bounce():
+            return [e for e in sink.messages if subject.encode() in e.content]
+
+        (returned,) = until(bounce, 30, "the sender is not told")
+        assert b"larger than" in returned.content
+        assert returned.mail_from in ("", None)
+        server.idle()
+
+
+SCRIPT = """require ["vacation", "copy", "envelope"];
+if header :contains "Subject" "away" {{ vacation :from "{other}" :addresses "{user}" "I am away"; }}
+if header :contains "X-Redirect" "yes" {{ redirect :copy "{somebody}"; }}
+"""
+
+
+def test_a_users_script_sends_as_its_user_alone(lab, server, sink):
+    """Whose From: it is in a redirect, it is neither ours to sign nor to send as."""
+    user, other, *_ = server.accounts
+    with server.managesieve(user) as sieve:
+        sieve.put("s", SCRIPT.format(user=user, other=other, somebody=SOMEBODY))
+    try:
+        forged = server.deliver([user], From=f"CEO <{other}>", X_Redirect="yes")
+        (redirected,) = arrived(sink, forged)
+        assert redirected.mail_from == user
+        assert signed_by(lab, redirected.content) == set()
+        server.deliver([user], From=SOMEBODY, sender=SOMEBODY, Message_ID="<1@x>", X="away")
+        with server.smtp() as smtp:
+            text = f"From: {SOMEBODY}\r\nTo: {user}\r\nSubject: away\r\n\r\nx\r\n"
+            smtp.sendmail(SOMEBODY, [user], text)
+
+        def answer():
+            return [e for e in sink.messages if b"I am away" in e.content]
+
+        (reply,) = until(answer, 30, "no vacation comes")
+        assert reply.mail_from == user
+        assert f"<{user}>".encode() in reply.content.partition(b"\r\nFrom:")[2].split(b"\r\n")[0]
+        assert signed_by(lab, reply.content) == {user.partition("@")[2]}
+    finally:
+        with server.managesieve(user) as sieve:
+            sieve.put("s", "keep;")
