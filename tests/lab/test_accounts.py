@@ -172,7 +172,7 @@ def test_a_forged_from_becomes_the_sender(lab, addressed, sink, port):
     assert signed_by(lab, envelope.content) == {addressed.domain}
 
 
-def test_mail_to_a_full_mailbox_waits_until_there_is_room(addressed):
+def test_mail_to_a_full_mailbox_is_returned_and_comes_when_there_is_room(addressed, sink):
     small = f"small@{addressed.domain}"
     with addressed.imap(small) as imap:
         assert b"STORAGE 0 100" in imap.getquotaroot("INBOX")[1][1][0]
@@ -184,13 +184,14 @@ def test_mail_to_a_full_mailbox_waits_until_there_is_room(addressed):
     assert warning["From"] == f"postmaster@{addressed.domain}"
     late = addressed.deliver([small], text=large)
 
-    def refused():
-        return "Quota exceeded" in addressed.machine.run("smtpctl show queue").stdout
+    def returned():
+        return [e for e in sink.messages if late.encode() in e.content]
 
-    until(refused, 30, "the mailbox takes more than its quota")
+    (bounce,) = until(returned, 30, "the sender is not told")
+    assert b"552 5.2.2" in bounce.content
+    assert b"The mailbox is full" in bounce.content
     addressed.machine.run(["doveadm", "expunge", "-u", small, "mailbox", "INBOX", "all"])
-    addressed.machine.run("smtpctl schedule all")
-    addressed.wait(small, late)
+    addressed.wait(small, addressed.deliver([small], text=large))
     addressed.machine.run(["doveadm", "expunge", "-u", small, "mailbox", "INBOX", "all"])
 
 

@@ -284,7 +284,7 @@ CONF = "/etc/smtpd.conf"
 
 def test_the_own_check_finds_an_open_relay(server):
     rule = 'match from any for any action "relay"'
-    spoil = f"cp -a {CONF} /root/kept && sed -i '/^match tag DKIM for any/i {rule}' {CONF}"
+    spoil = f"cp -a {CONF} /root/kept && sed -i '/^match from any for domain regex/i {rule}' {CONF}"
     cure = f"mv /root/kept {CONF} && systemctl restart opensmtpd"
     with broken(server, f"{spoil} && systemctl restart opensmtpd && sleep 1", cure) as faults:
         assert faults["no open relay"].startswith(

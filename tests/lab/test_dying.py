@@ -5,7 +5,6 @@ import time
 
 import pytest
 
-from server import arrived, signed_by
 from wire import until
 
 pytestmark = pytest.mark.lab
@@ -143,36 +142,3 @@ def test_a_message_that_no_mailbox_of_that_quota_can_hold_is_returned_at_once(se
         assert b"larger than" in returned.content
         assert returned.mail_from in ("", None)
         server.idle()
-
-
-SCRIPT = """require ["vacation", "copy", "envelope"];
-if header :contains "Subject" "away" {{ vacation :from "{other}" :addresses "{user}" "I am away"; }}
-if header :contains "X-Redirect" "yes" {{ redirect :copy "{somebody}"; }}
-"""
-
-
-def test_a_users_script_sends_as_its_user_alone(lab, server, sink):
-    """Whose From: it is in a redirect, it is neither ours to sign nor to send as."""
-    user, other, *_ = server.accounts
-    with server.managesieve(user) as sieve:
-        sieve.put("s", SCRIPT.format(user=user, other=other, somebody=SOMEBODY))
-    try:
-        forged = server.deliver([user], From=f"CEO <{other}>", X_Redirect="yes")
-        (redirected,) = arrived(sink, forged)
-        assert redirected.mail_from == user
-        assert signed_by(lab, redirected.content) == set()
-        server.deliver([user], From=SOMEBODY, sender=SOMEBODY, Message_ID="<1@x>", X="away")
-        with server.smtp() as smtp:
-            text = f"From: {SOMEBODY}\r\nTo: {user}\r\nSubject: away\r\n\r\nx\r\n"
-            smtp.sendmail(SOMEBODY, [user], text)
-
-        def answer():
-            return [e for e in sink.messages if b"I am away" in e.content]
-
-        (reply,) = until(answer, 30, "no vacation comes")
-        assert reply.mail_from == user
-        assert f"<{user}>".encode() in reply.content.partition(b"\r\nFrom:")[2].split(b"\r\n")[0]
-        assert signed_by(lab, reply.content) == {user.partition("@")[2]}
-    finally:
-        with server.managesieve(user) as sieve:
-            sieve.put("s", "keep;")

@@ -314,7 +314,7 @@ def test_a_reboot_brings_everything_back(two):
 EXPECTED = (
     "purge_task: opendir|unsupported protocol|unexpected message|Quota exceeded"
     "|421 server internal error|Connection closed unexpectedly|silent.example|No route to host"
-    "|mail.lmtp: connect: Connection refused|unexpected eof while reading"
+    "|Dovecot: |Dovecot has gone away|mailbox is full|unexpected eof while reading"
     "|Killed with signal 15|SIGHUP received - reloading"
 )
 
