@@ -299,7 +299,7 @@ vacation :handle "{unique}" :from "Bob <{other}>" :subject "vacation {unique}" "
     assert [signed_by(server.lab, envelope.content) for envelope in found] == [*(set(), {domain})]
     assert plainly_from(found[0].content, other)
     assert plainly_from(found[1].content, user)
-    with server.managesieve(user) as sieve, pytest.raises(AssertionError, match="enotify"):
+    with server.managesieve(user) as sieve, pytest.raises(AssertionError, match="NO"):
         sieve.put("test", 'require ["enotify"];\n')
 
 
