@@ -20,7 +20,7 @@ GUARD = r"pgrep -f '^/usr/bin/python3 -I .*guard\.py'"
 DATE = "Date: Wed, 25 Nov 2026 02:00:00 +0000"
 TEXT = "text: a b  \r\n\tc\r\n..dots\r\n\r\nlast"
 
-# Whole messages by what is odd about them; FROM, HOST and ID stand for what they say.
+# Whole messages by what is odd about them; FROM and ID stand for what they say.
 SHAPES = {
     "plain": "From: FROM\r\n\r\nhello",
     "route": "From: <@relay.example:FROM>\r\n\r\nhello",
@@ -79,9 +79,10 @@ SHAPES = {
     "To with a group": "From: FROM\r\nTo: undisclosed-recipients:;\r\n\r\nhello",
     "To with a name alone": "From: FROM\r\nTo: All of you\r\n\r\nhello",
     "odd To": 'From: FROM\r\nTo: "a\\"b, c" <d>, (e) f, g\\ , <h> (i), "j\r\n\r\nhello',
-    "long To": f"From: FROM\r\nTo: {','.join(f' u{n}@x.example' for n in range(300))}\r\n\r\nhi",
+    "long To": "From: FROM\r\nTo: "
+    + ",\r\n ".join(f"u{n}@x.example" for n in range(300))
+    + "\r\n\r\nhi",
     "folded To": "From: FROM\r\nTo: a@x.example,\r\n\tb@x.example\r\n\r\nhello",
-    "long To without domains": f"From: FROM\r\nTo: {'a' * 5000}\r\n\r\nhello",
     "Bcc": "From: FROM\r\nBcc: secret@x.example,\r\n more@x.example\r\n\r\nhello",
     "Bcc with a blank": "From: FROM\r\nBcc : secret@x.example\r\n\r\nhello",
     "foreign sender": "From: FROM\r\nSender: ceo@example.com\r\n\r\nhello",
@@ -93,7 +94,7 @@ SHAPES = {
     "blank field line": "From: FROM\r\nSubject: ID\r\n \r\n more\r\n\r\nhello",
     "empty fields": "From: FROM\r\nX-Empty:\r\nCc:\r\n\r\nhello",
     "8 bit": "From: FROM\r\nSubject: ID é\r\n\r\né€\r\n",
-    "long line": f"From: FROM\r\n\r\n{'x' * 5000}\r\n",
+    "long line": f"From: FROM\r\n\r\n{'x' * 990}\r\n",
     "form feed": "From: FROM\r\n\r\na\x0cb\r\n\x0c\r\n",
     "form feed in the header": "From: FROM\r\nReply-To: \x0ca@b.example\x0b\r\n\r\nhello",
     "encoded in quotes": 'From: "=?utf-8?q?<ceo@example.com>,?=" <FROM>\r\n\r\nhello',
@@ -145,13 +146,27 @@ def plainly_from(message, address):
     return [a.addr_spec for field in found for a in field.addresses] == [address]
 
 
-def shaped(shape, user, host, unique):
-    text = SHAPES[shape].replace("FROM", user).replace("HOST", host)
-    if "ID" in text:
-        text = text.replace("ID", unique)
-    elif "Subject" not in text:
-        text = re.sub(r"\r\n", f"\r\nSubject: {unique}\r\n", text, count=1)
-    return text if shape in ("no body", "only a blank line") else text.rstrip("\n") + "\n"
+def shaped(shape, user, unique):
+    """The message, with `unique` in its subject."""
+    text = SHAPES[shape].replace("FROM", user)
+    if "ID" in re.sub("Message-ID", "", text):
+        text = re.sub(r"(?<!Message-)ID", unique, text)
+    elif text.startswith(" "):
+        text = text.replace("\r\n", f"\r\nSubject: {unique}\r\n", 1)
+    elif shape not in ("two subjects", "mbox line"):
+        text = f"Subject: {unique}\r\n{text}"
+    else:
+        text = text.replace("From: ", f"Subject: {unique}\r\nFrom: ", 1)
+    return text
+
+
+def came(sink, unique):
+    """The one envelope that came, whatever became of the rest of its subject."""
+
+    def found():
+        return [e for e in sink.messages if unique.encode() in e.content and e.mail_from != "<>"]
+
+    return until(found, 60, f"{unique} does not come")[0]
 
 
 def test_any_shape_leaves_signed_by_its_account_or_is_refused(server, sink, user, verifies):
@@ -162,7 +177,7 @@ def test_any_shape_leaves_signed_by_its_account_or_is_refused(server, sink, user
         smtp.login(user, server.accounts[user])
         for shape in SHAPES:
             unique = str(uuid.uuid4())
-            message = shaped(shape, user, server.machine.fqdn, unique)
+            message = shaped(shape, user, unique)
             try:
                 smtp.sendmail(user, [SOMEBODY], message.encode())
                 sent[shape] = unique
@@ -173,7 +188,8 @@ def test_any_shape_leaves_signed_by_its_account_or_is_refused(server, sink, user
         assert reply.smtp_code == 550
         assert re.fullmatch(rb"5\.6\.0 [ -~]{20,}", reply.smtp_error)
     domain = user.partition("@")[2]
-    for shape, envelope in zip(sent, arrived(sink, *sent.values()), strict=True):
+    for shape, unique in sent.items():
+        envelope = came(sink, unique)
         message = envelope.content
         assert plainly_from(message, user), (shape, message[:2000])
         assert verifies(message, domain), (shape, message[:2000])
@@ -190,9 +206,10 @@ def test_programs_send_any_shape_too(server, sink, user, verifies):
     shapes = ["plain", "route", "no address", "comma in the name", "dots", "Bcc", "odd To"]
     for shape in [*shapes, "route of a stranger"]:
         sent[shape] = str(uuid.uuid4())
-        message = shaped(shape, user, server.machine.fqdn, sent[shape])
+        message = shaped(shape, user, sent[shape])
         server.machine.run(["sendmail", SOMEBODY], input=message.replace("\r\n", "\n"))
-    for shape, envelope in zip(sent, arrived(sink, *sent.values()), strict=True):
+    for shape, unique in sent.items():
+        envelope = came(sink, unique)
         if shape == "route of a stranger":
             assert signed_by(server.lab, envelope.content) == set()
         else:

@@ -8,8 +8,7 @@ one never does: a fault of its own is a 451 for that message and a line in the l
 that sign are its children, whose end costs a 451, too. It decides by the door that mail comes in:
 
     port 25         a stranger: nothing is changed or signed; our own envelope senders are refused
-                    where our SPF records say that nobody else may use them. This machine by its
-                    own address is one, too: mail whose MX leads back here
+                    where our SPF records say that nobody else may use them
     465, 587        a user, after AUTH: made right, or refused with a sentence, and signed
     the socket, and port 25 from 127.0.0.1 or ::1: a program of this machine: the same where From:
                     is an address of ours; else unsigned and unchanged
@@ -35,6 +34,7 @@ import os
 import re
 import secrets
 import selectors
+import socket
 import subprocess
 import sys
 import time
@@ -43,7 +43,6 @@ SIEVE_PORT = b"10026"
 LOOPBACK = (b"127.0.0.1", b"[::1]")
 SOCKET = b"unix:"
 USER_PORTS = (b"465", b"587")
-OUTSIDE = ("stranger", "itself")
 
 MAX_HEADER = 1 << 18  # bytes held of a message until its header is complete
 MAX_NAME = 900  # smtpd's rfc5322.c gives up at 1024
@@ -151,7 +150,7 @@ class Rules:
             address = ipaddress.ip_address(host)
         except ValueError:
             return True
-        return not any(address in network for network in self.closed)
+        return not any(address in network for network in self.closed) and not _is_here(address)
 
     def account(self, address):
         """The login whose own address this is, with or without a tag; empty where there is none."""
@@ -960,7 +959,7 @@ class Guard:
             result, _, login = value.partition(b"|")
             if result == b"pass":
                 session.login = login.decode("utf-8", "replace").lower()
-        if session.door in OUTSIDE and event != b"link-disconnect":
+        if session.door == "stranger" and event != b"link-disconnect":
             return
         for signer in self._signers(session):
             if sid in signer.seen and event.decode() in signer.reports:
@@ -1026,7 +1025,7 @@ class Guard:
     def _data(self, sid, session, token, line):
         message = session.message
         if message is None:
-            state = "pass" if session.door in OUTSIDE else "header"
+            state = "pass" if session.door == "stranger" else "header"
             message = session.message = Message(token, state)
         if message.ended:
             return
@@ -1204,7 +1203,7 @@ def _door(value):
     """The door and the IP address of a link-connect: rdns|fcrdns|src|dest."""
     source, destination = (value.split(b"|") + [b""] * 4)[2:4]
     host, _, _ = source.rpartition(b":")
-    here, _, port = destination.rpartition(b":")
+    _, _, port = destination.rpartition(b":")
     address = host.decode("ascii", "replace").strip("[]")
     if source.startswith(SOCKET):
         return "program", address
@@ -1214,7 +1213,7 @@ def _door(value):
         return "user", address
     if host in LOOPBACK:
         return "program", address
-    return "itself" if host == here else "stranger", address
+    return "stranger", address
 
 
 def _reply(value):
@@ -1222,6 +1221,20 @@ def _reply(value):
     text = value.decode("utf-8", "replace")
     known = re.fullmatch(r"reject\|([45]\d\d) (.*)", text)
     return f"reject|{known[1]} {known[2]}" if known and known[1] != "421" else f"reject|{UNSIGNED}"
+
+
+def _is_here(address):
+    """
+    Whether an IP address is this machine's own: then its mail has gone round to itself, and smtpd's
+    "Invalid recipient" is the better answer.
+    """
+    family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as found:
+        try:
+            found.bind((str(address), 0))
+        except OSError:
+            return False
+    return True
 
 
 def _printable(text):
