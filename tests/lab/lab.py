@@ -277,6 +277,19 @@ class Machine(Host):
             raise AssertionError(f"{self.fqdn}: {command} {said}")
         return done
 
+    def watch(self, command):
+        """Start a shell line there whose CPU and memory are not the machine's; its `Popen`."""
+        argv = ("nsenter", "--all", "--target", self._leader, "sh", "-c", f"exec {command}")
+        return subprocess.Popen(argv, stdout=subprocess.PIPE, env=self._environment)
+
+    def cpu(self):
+        """The seconds of CPU that all processes of the machine have used since it booted."""
+        return wire.cpu(self.fqdn)
+
+    def memory(self):
+        """The bytes of memory that the machine's processes have, see `wire.memory`."""
+        return wire.memory(self.fqdn)
+
     def put(self, path, text):
         """Write `text` to the file `path`; its directory is made."""
         self.run(["sh", "-c", 'mkdir -p "$(dirname "$0")" && cat > "$0"', path], input=text)

@@ -6,6 +6,7 @@ There live also the resolver, the relay to the world and the name servers.
 
 import ctypes
 import os
+import re
 import shutil
 import socket
 import socketserver
@@ -111,6 +112,26 @@ def end(group=""):
     for hierarchy in CGROUPS:
         for directory, *_ in os.walk(hierarchy / NAME / group, topdown=False):
             os.rmdir(directory)
+
+
+def cpu(group=""):
+    """The seconds of CPU that all in that control group, living or dead, have used."""
+    usage = (CGROUPS[0] / NAME / group / "cpu.stat").read_text().split()
+    return int(usage[usage.index("usage_usec") + 1]) / 1e6
+
+
+def memory(group=""):
+    """The bytes of memory of all in that control group, what they share divided among them."""
+    total = 0
+    for directory, *_ in os.walk(CGROUPS[0] / NAME / group):
+        for process in Path(directory, "cgroup.procs").read_text().split():
+            with suppress(OSError):
+                total += int(re.search(r"^Pss: +(\d+) kB", _rollup(process), re.MULTILINE)[1]) << 10
+    return total
+
+
+def _rollup(process):
+    return Path("/proc", process, "smaps_rollup").read_text()
 
 
 def sweep():
