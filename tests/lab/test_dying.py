@@ -119,7 +119,7 @@ def test_nobody_waits_for_a_mailbox_that_is_stuck(server):
     local, _, domain = stuck.partition("@")
     slots = f"/var/vmail/{domain}/{local}/.delivery"
     server.wait(stuck, server.deliver([stuck]))
-    hold = f"for n in 1 2 3 4; do flock {slots}.$n sleep 25 & done; wait"
+    hold = f"for n in 0 1 2 3; do flock {slots}.$n sleep 25 & done; wait"
     server.machine.run(["sh", "-c", f"({hold}) >/dev/null 2>&1 </dev/null &"])
     time.sleep(4)  # until then they might be deliveries that are about to end
     held = [server.deliver([stuck]) for _ in range(60)]
