@@ -101,14 +101,14 @@ def test_what_a_signer_remembers_that_is_not_used_is_forgotten(minion):
 
 @pytest.mark.parametrize("init", ["systemd", "sysvinit"])
 def test_a_dkimproxy_without_a_package_is_started_by_the_machines_init(minion, init):
-    low = minion(grains=(("init", init),)).low("mailsrv.dkimproxy", dkim={"signer": "dkimproxy"})
+    machine = minion(grains=(("init", init),))
+    low = machine.low("mailsrv.dkimproxy", dkim={"signer": "dkimproxy"})
+    written = {machine.bare(name) for name in named(low, "file", "managed")}
     starters = {
         "systemd": "/etc/systemd/system/dkimproxy_out.service",
         "sysvinit": "/etc/init.d/dkimproxy_out",
     }
-    assert [name for name in starters.values() if name in named(low, "file", "managed")] == [
-        starters[init]
-    ]
+    assert written & {*starters.values()} == {starters[init]}
 
 
 def test_the_archive_of_dkimproxy_is_known_by_its_checksum(minion):

@@ -41,7 +41,7 @@ mailsrv-dkimproxy-archive:
 mailsrv-dkimproxy-unit:
   file.managed:
     {%- if systemd %}
-    - name: /etc/systemd/system/{{ dkimproxy.service }}.service
+    - name: {{ os.units }}/{{ dkimproxy.service }}.service
     - source: salt://mailsrv/dkimproxy/dkimproxy_out.service
     {%- else %}
     - name: /etc/init.d/{{ dkimproxy.service }}

@@ -12,7 +12,7 @@ mailsrv-dovecot-packages:
   pkg.installed:
     - pkgs: {{ os.dovecot.packages | json }}
 
-{{- comes_back("dovecot", os.dovecot.service) }}
+{{- comes_back("dovecot", os) }}
 
 mailsrv-vmail:
   user.present:

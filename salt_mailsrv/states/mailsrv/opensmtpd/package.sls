@@ -33,7 +33,7 @@ mailsrv-opensmtpd-packages:
   pkg.installed:
     - pkgs: {{ os.opensmtpd.packages | json }}
 {%- endif %}
-{{- comes_back("opensmtpd", os.opensmtpd.service) }}
+{{- comes_back("opensmtpd", os) }}
 {%- if os.opensmtpd.mailer_conf %}
 
 mailsrv-opensmtpd-mailer-conf:

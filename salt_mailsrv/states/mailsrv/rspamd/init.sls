@@ -14,7 +14,7 @@ mailsrv-rspamd-packages:
   pkg.installed:
     - pkgs: {{ os.rspamd.packages | json }}
     - install_recommends: False
-{{- comes_back("rspamd", os.rspamd.service) }}
+{{- comes_back("rspamd", os) }}
 {%- if mailsrv.dkim.signer == "rspamd" %}
 
 mailsrv-signer-user:
