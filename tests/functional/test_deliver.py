@@ -1,6 +1,7 @@
 """The program that smtpd hands each message to, against a Dovecot that is as unkind as can be."""
 
 import fcntl
+import itertools
 import os
 import re
 import shutil
@@ -25,6 +26,7 @@ Received: from mx.elsewhere.example (mx.elsewhere.example [192.0.2.9])
 Subject: hello
 """
 MESSAGE = HEAD + b"\nhello\n"
+NUMBERS = itertools.count()
 STEPS = ("banner", "LHLO", "MAIL", "RCPT", "DATA", "end")
 KIND = {
     "banner": b"220 mx.example.com LMTP\r\n",
@@ -98,9 +100,9 @@ class Dovecot:
 class Smtpd:
     """What smtpd is to its delivery: the parent, with a child that is the dispatcher."""
 
-    def __init__(self, machine, directory):
+    def __init__(self, machine, directory, **mailsrv):
         self.root = machine.root
-        files = machine.files("mailsrv.opensmtpd")
+        files = machine.files("mailsrv.opensmtpd", **mailsrv)
         (self.program,) = [machine.at(name) for name in files if name.endswith("/deliver")]
         self._text = self._rendered = self.program.read_text()
         self.home = machine.at({"Linux": "/var/vmail", "FreeBSD": "/vmail"}[self.kernel])
@@ -178,9 +180,9 @@ def smtpd_of(minion):
     """smtpd and Dovecot on that system, at paths short enough for a socket."""
     made = []
 
-    def make(system):
+    def make(system, **mailsrv):
         directory = Path(tempfile.mkdtemp(prefix="lmtp-"))
-        made.append((Smtpd(minion(system, id="deliver"), directory), directory))
+        made.append((Smtpd(minion(system, id="deliver"), directory, **mailsrv), directory))
         return made[-1][0]
 
     yield make
@@ -201,6 +203,11 @@ def debian(smtpd_of):
 
 def wire(message):
     return message.replace(b"\n", b"\r\n")
+
+
+def another(message=MESSAGE):
+    """Another message of the same text: smtpd gives each an identifier."""
+    return message.replace(b"0123abc", b"%07x" % next(NUMBERS))
 
 
 def test_a_message_arrives_as_it_is(smtpd):
@@ -240,15 +247,16 @@ def test_no_byte_changes(debian, body):
 
 def test_a_last_line_without_an_end_gets_one(debian):
     for body in b"hello", LINE * 60000 + b"hello":
-        assert debian.deliver(HEAD + b"\n" + body) == (0, "")
-        assert debian.dovecot.messages.pop() == wire(HEAD + b"\n" + body + b"\n")
+        message = another(HEAD + b"\n" + body)
+        assert debian.deliver(message) == (0, "")
+        assert debian.dovecot.messages.pop() == wire(message + b"\n")
 
 
 def test_memory_does_not_grow_with_the_message(debian):
     kilobytes = []
     for lines in 1, 450000:
         delivery = debian.start()
-        delivery.stdin.write(HEAD + b"\n" + LINE * lines)
+        delivery.stdin.write(another(HEAD + b"\n" + LINE * lines))
         delivery.stdin.close()
         _, status, usage = os.wait4(delivery.pid, 0)
         assert status == 0
@@ -387,7 +395,7 @@ def test_a_home_that_cannot_be_written_waits(debian):
 
 def test_an_address_has_one_home_however_it_is_spelled(smtpd):
     for address in "ann@example.com", "ANN@EXAMPLE.COM", "aNN+List@Example.com":
-        assert smtpd.deliver(recipient=address) == (0, "")
+        assert smtpd.deliver(another(), recipient=address) == (0, "")
     assert os.listdir(smtpd.home) == ["example.com"]
     assert os.listdir(smtpd.home / "example.com") == ["ann"]
     asked = [command for command in smtpd.dovecot.commands if command.startswith("RCPT")]
@@ -408,9 +416,9 @@ def test_no_address_leaves_the_directory(debian, address):
 @pytest.fixture
 def slots(debian):
     """The files of ann's mailbox, one handle each, as other deliveries hold them."""
-    debian.deliver()
+    debian.deliver(another())
     home = debian.home / "example.com/ann"
-    files = [(home / f".delivery.{number}").open("w") for number in range(4)]
+    files = [(home / f".delivery.{number}").open("a") for number in range(4)]
 
     def hold(numbers, seconds_ago=0):
         for number in numbers:
@@ -473,3 +481,80 @@ def test_a_delivery_that_is_killed_holds_up_nobody(slots):
     delivery.wait()
     slots.dovecot.replies = {}
     assert slots.deliver() == (0, "")
+
+
+def test_a_message_comes_once_to_a_mailbox_of_several_names(smtpd):
+    """And once after smtpd, which had not noted that it was delivered, tries again."""
+    for recipient in "ann@example.com", "ANN@example.com", "ann+a@example.com", "ann@example.com":
+        assert smtpd.deliver(recipient=recipient) == (0, "")
+    assert smtpd.dovecot.messages == [wire(MESSAGE)]
+    assert smtpd.deliver(recipient="bob@example.com") == (0, "")
+    assert len(smtpd.dovecot.messages) == 2
+
+
+def test_what_only_looks_the_same_comes(debian):
+    """smtpd uses an identifier again, by chance, at another time."""
+    for message in MESSAGE, MESSAGE.replace(b"05:31:28", b"05:31:29"), another():
+        assert debian.deliver(message) == (0, "")
+    assert len(debian.dovecot.messages) == 3
+
+
+def test_a_mailbox_of_a_tag_gets_its_own_copy(smtpd_of):
+    smtpd = smtpd_of("Debian", subaddress="mailbox")
+    for recipient in (
+        "ann@example.com",
+        "ann+a@example.com",
+        "ann+b@example.com",
+        "Ann+A@Example.com",
+    ):
+        assert smtpd.deliver(recipient=recipient) == (0, "")
+    asked = [command for command in smtpd.dovecot.commands if command.startswith("RCPT")]
+    assert asked == [
+        f"RCPT TO:<{address}@example.com>\r\n" for address in ("ann", "ann+a", "ann+b")
+    ]
+
+
+@pytest.mark.parametrize("reply", ["closed", "451", "552"])
+def test_what_was_not_stored_is_not_remembered(debian, reply):
+    debian.dovecot.replies = {"end": REPLIES[reply]}
+    assert debian.deliver()[0]
+    debian.dovecot.replies = {}
+    assert debian.deliver() == (0, "")
+    assert len(debian.dovecot.messages) == 2
+
+
+def test_memory_of_messages_is_bounded(debian):
+    messages = [another() for _ in range(30)]
+    debian.deliver(messages[0])
+    (slot,) = (debian.home / "example.com/ann").glob(".delivery.*")
+    slot.write_bytes(slot.read_bytes() * 500)
+    for message in messages * 2:
+        assert debian.deliver(message) == (0, "")
+    assert slot.stat().st_size < 12000
+    assert len(debian.dovecot.messages) == len(messages)
+
+
+def test_the_end_of_smtpd_waits_for_what_dovecot_stores(debian):
+    """systemd ends all that smtpd started: to end now could be to deliver again."""
+
+    def answers_late(wire):
+        time.sleep(0.5)
+        return b"stored"
+
+    debian.dovecot._message = answers_late
+    delivery = debian.start()
+    delivery.stdin.write(MESSAGE)
+    delivery.stdin.close()
+    while len(debian.dovecot.commands) < 4:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    delivery.terminate()
+    assert delivery.wait(2) == 0
+    debian.dovecot.replies = {"end": b""}
+    delivery = debian.start()
+    delivery.stdin.write(another())
+    delivery.stdin.close()
+    while len(debian.dovecot.messages) < 2:
+        time.sleep(0.01)
+    delivery.terminate()
+    assert delivery.wait(8) == 75

@@ -18,6 +18,13 @@ SMTPD = [
 LARGE = "0123456789abcdef" * 4 + "\r\n"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def last_words(server):
+    """What the killed left in the journal is for no other test."""
+    yield
+    server.machine.run("journalctl --rotate && journalctl --vacuum-time=1s")
+
+
 def answers(connect):
     try:
         connect().quit()

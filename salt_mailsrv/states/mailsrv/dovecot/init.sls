@@ -47,7 +47,7 @@ mailsrv-dovecot-sieve-directory:
     - mode: "0755"
     - require:
       - pkg: mailsrv-dovecot-packages
-{%- for name in ("once", "global", "junk") %}
+{%- for name in ("global", "junk") %}
 
 mailsrv-dovecot-sieve-{{ name }}:
   file.managed:
