@@ -17,6 +17,7 @@ import os
 import shutil
 import subprocess
 import threading
+import time
 from collections import defaultdict
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -168,13 +169,17 @@ class Host:
 
 
 class Sink(Controller):
-    """A mail server that accepts everything and keeps it in `messages`, aiosmtpd `Envelope`s."""
+    """
+    A mail server that accepts everything and keeps it in `messages`: aiosmtpd `Envelope`s, with the
+    time they came as `time`.
+    """
 
     def __init__(self, host, **options):
         super().__init__(self, host.address, 25, server_hostname=host.fqdn, **options)
         self.messages = []
 
     async def handle_DATA(self, server, session, envelope):
+        envelope.time = time.time()
         self.messages.append(envelope)
         return "250 OK"
 

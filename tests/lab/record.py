@@ -4,19 +4,24 @@
 
 Clients send as clients do: what is refused for a time (4xx), or gets no answer, is sent again.
 Then every mailbox and all that came to the world is read and compared with what was accepted.
+
+Who hands a message on and is killed before it can note that it did, hands it on again (RFC 1047), as
+does who hears no answer. Such copies are counted apart.
 """
 
 import argparse
 import hashlib
+import imaplib
 import itertools
 import json
+import os
 import random
 import re
 import smtplib
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -88,7 +93,7 @@ class Record:
         self._domain = server.pillar["domains"][0]
         self._users = list(server.accounts)
         self._filtering = f"filtering@{self._domain}"
-        self._faults = Counter()
+        self._faults, self._ends = Counter(), []
 
     def run(self, amount, clients=8):
         """Send that many messages while things break; returns the account, a dict."""
@@ -166,9 +171,11 @@ class Record:
         if message.kind == "out, program":
             command = ["timeout", "60", "sendmail", "-f", message.sender, *message.recipients]
             text = message.text.replace("\r\n", "\n")
-            taken = not self._server.machine.run(command, input=text, check=False).returncode
-            message.state = "taken" if taken else "unsent"
-            return taken
+            status = self._server.machine.run(command, input=text, check=False).returncode
+            # EX_TEMPFAIL: smtpd is away, and will find it when it is back.
+            message.state = "taken" if status in (0, os.EX_TEMPFAIL) else "unsent"
+            message.doubts += message.state == "unsent"
+            return message.state == "taken"
         login = message.sender if message.signer else None
         smtp = sessions.pop(login, None)
         try:
@@ -208,15 +215,16 @@ class Record:
         machine, faults = self._server.machine, list(FAULTS)
         self._random.shuffle(faults)
         for fault in itertools.cycle(faults):
-            if done.wait(self._random.uniform(0.5, 3)):
+            if done.wait(self._random.uniform(0.2, 2)):
                 return
             local, _, domain = self._random.choice(self._users).partition("@")
             home = f"/var/vmail/{domain}/{local}"
             first, *rest = (command.format(home=home) for command in FAULTS[fault])
             machine.run(first, check=False)
             self._faults[fault] += 1
+            self._ends += [time.time()] * fault.startswith(("kill", "end", "restart", "stop"))
             for command in rest:
-                done.wait(self._random.uniform(0.5, 8))
+                done.wait(self._random.uniform(0.5, 5))
                 machine.run(command, check=False)
             # systemd starts nothing that ended 50 times in ten minutes.
             machine.run("systemctl reset-failed; systemctl start opensmtpd dovecot", check=False)
@@ -234,14 +242,14 @@ class Record:
 
     def _reconcile(self, known):
         """What was taken, compared with what is there."""
-        came, bounced = Counter(), []
+        copies, bounced = defaultdict(list), set()
         found = {"cut": [], "unsigned": [], "signed for a stranger": [], "forged": []}
-        for place, content in itertools.chain(self._stored(), self._received()):
+        for place, moment, content in itertools.chain(self._stored(), self._received()):
             message = known.get(_number(content))
             if not message:
-                bounced += {*re.findall(rb"\d{6}-record", content)}
+                bounced |= {*re.findall(rb"\d{6}-record", content)}
                 continue
-            came[message.number, place] += 1
+            copies[message.number, place].append(moment)
             wrong = {"cut": not message.is_whole_in(content)}
             if "@" not in place:
                 signers = signed_by(self._server.lab, content)
@@ -254,37 +262,46 @@ class Record:
             for fault, is_so in wrong.items():
                 found[fault] += [message.number] * bool(is_so)
         taken = [message for message in known.values() if message.state == "taken"]
+        several = [
+            (known[number].kind, number, place, self._by_an_end(moments))
+            for (number, place), moments in copies.items()
+            if len(moments) > 1 + known[number].doubts or place not in known[number].places
+        ]
         return {
             "messages": len(known),
             "by kind": Counter(message.kind for message in known.values()),
             "taken": len(taken),
             "not taken": [m.reply for m in known.values() if m.state != "taken"],
             "sent again without an answer": sum(message.doubts for message in known.values()),
-            "copies": came.total(),
-            "lost": [(m.number, p) for m in taken for p in m.places if not came[m.number, p]],
-            "doubled": [
-                (known[number].kind, number, place, count)
-                for (number, place), count in came.items()
-                if count > 1 + known[number].doubts or place not in known[number].places
-            ],
+            "copies": sum(map(len, copies.values())),
+            "lost": [(m.number, p) for m in taken for p in m.places if not copies[m.number, p]],
+            "doubled": [entry[:3] for entry in several if not entry[3]],
+            "doubled by an end in between": [entry[:3] for entry in several if entry[3]],
             "bounced": sorted(number.decode() for number in bounced),
             **found,
         }
 
+    def _by_an_end(self, moments):
+        """Whether something was ended when the first copy had just been made."""
+        return any(min(moments) - 1 < end < min(moments) + 6 for end in self._ends)
+
     def _stored(self):
-        """Everything in the INBOXes, and where."""
+        """Everything in the INBOXes: where, when it came, and the message."""
         for address in self._server.accounts:
             with self._server.imap(address) as imap:
                 count = int(imap.select("INBOX", readonly=True)[1][0])
                 for first in range(1, count + 1, 200):
-                    parts = imap.fetch(f"{first}:{min(first + 199, count)}", "(BODY.PEEK[])")[1]
-                    yield from ((address, part[1]) for part in parts if isinstance(part, tuple))
+                    numbers = f"{first}:{min(first + 199, count)}"
+                    for part in imap.fetch(numbers, "(INTERNALDATE BODY.PEEK[])")[1]:
+                        if isinstance(part, tuple):
+                            moment = time.mktime(imaplib.Internaldate2tuple(part[0]))
+                            yield address, moment, part[1]
 
     def _received(self):
-        """Everything that came to the world, and the local part it was for."""
+        """Everything that came to the world: the local part it was for, when, and the message."""
         for envelope in self._sink.messages:
             for recipient in envelope.rcpt_tos:
-                yield recipient.partition("@")[0], envelope.content
+                yield recipient.partition("@")[0], envelope.time, envelope.content
 
 
 def _expect(answer):

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from record import NEVER, Record
 from wire import until
 
 pytestmark = pytest.mark.lab
@@ -150,3 +151,12 @@ def test_a_message_that_no_mailbox_of_that_quota_can_hold_is_returned_at_once(se
         assert b"larger than" in returned.content
         assert returned.mail_from == NULL
         server.idle()
+
+
+def test_every_message_is_accounted_for_whatever_ends(server, sink):
+    """The small form of `record.py`, which has a command line for the large one."""
+    account = Record(server, sink).run(300)
+    server.idle()
+    assert account["taken"] == 300, account["not taken"]
+    assert {fault: account[fault] for fault in NEVER} == {fault: [] for fault in NEVER}
+    assert account["faults"]
