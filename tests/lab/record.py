@@ -5,7 +5,7 @@
 Clients send as clients do: what is refused for a time (4xx), or gets no answer, is sent again.
 Then every mailbox and all that came to the world is read and compared with what was accepted.
 
-Who hands a message on and is killed before it can note that it did, hands it on again (RFC 1047), as
+Who hands a message on and is killed before noting that it did hands it on again (RFC 1047), as
 does who hears no answer. Such copies are counted apart.
 """
 

@@ -1,5 +1,6 @@
 """Mail between two servers that `./bootstrap` made, their DNS as they printed it, and the world."""
 
+import contextlib
 import imaplib
 import poplib
 import re
@@ -10,6 +11,7 @@ import ssl
 import pytest
 
 from server import CHECKOUT, PILLAR, arrived, parsed, signed_by
+from wire import until
 
 pytestmark = pytest.mark.lab
 
@@ -49,6 +51,28 @@ def test_mail_from_outside_is_read_by_imap(server, user, port):
     with server.imap(user, port=port) as imap:
         imap.select()
         assert imap.search(None, "SUBJECT", f'"{subject}"')[1][0]
+
+
+def test_an_office_behind_one_router_reads_its_mail(server, user):
+    """Dovecot's own limit is ten connections of a user from one address."""
+    with contextlib.ExitStack() as sessions:
+        for _ in range(20):
+            assert sessions.enter_context(server.imap(user)).noop()[0] == "OK"
+
+
+@pytest.mark.parametrize("port", [465, 993, 995])
+def test_no_key_is_exchanged_by_rsa(server, port):
+    """What was recorded could be read by whoever gets the server's key, years later."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    where = (server.machine.fqdn, port)
+    for ciphers, refused in ("ECDHE", False), ("kRSA", True):
+        context.set_ciphers(ciphers)
+        raised = pytest.raises(ssl.SSLError) if refused else contextlib.nullcontext()
+        with server.lab.outside.call(socket.create_connection, where) as plain, raised:
+            context.wrap_socket(plain).close()
 
 
 @pytest.mark.parametrize("port", [995, 110])
@@ -278,8 +302,23 @@ def test_the_signers_change_over_with_their_keys_and_records(lab, one, sink):
         for envelope in arrived(sink, *subjects):
             assert signed_by(lab, envelope.content) == users[envelope.mail_from]
 
+    def comes_signed_after(cure, *, while_so):
+        one.machine.run(while_so)
+        waiting = one.submit("eva@uno.example", ["somebody@elsewhere.example"])
+        until(
+            lambda: "|1|pending|" in one.machine.run("smtpctl show queue").stdout, 30, "not tried"
+        )
+        assert not [e for e in sink.messages if waiting.encode() in e.content]
+        one.machine.run(cure)
+        (envelope,) = arrived(sink, waiting)
+        assert signed_by(lab, envelope.content) == {"uno.example"}
+
     with one.having(dkim={"signer": "dkimproxy", "archive": archive}):
         all_is_well_while_dkimproxy_is("active")
+        start = "systemctl restart dkimproxy_out"
+        comes_signed_after(start, while_so="systemctl stop dkimproxy_out")
+        key = "/etc/mail/dkim/uno.example/*.private"
+        comes_signed_after(f"chmod u+r {key}; {start}", while_so=f"chmod a-r {key}; {start}")
     all_is_well_while_dkimproxy_is("inactive")
     assert one.faults() == {}
 

@@ -540,7 +540,7 @@ for line in sys.stdin:
         if what in text:
             sys.exit(0)
         if text == ".":
-            if what != "silent":
+            if what not in ("silent", "refuses unsigned"):
                 out(f"filter-dataline|{sid}|{token}|DKIM-Signature: {kind}")
             for text in held.pop(sid):
                 out(f"filter-dataline|{sid}|{token}|{text}")
@@ -551,8 +551,9 @@ for line in sys.stdin:
     elif part[0] == "filter":
         if what == "dies-at-commit":
             sys.exit(0)
-        verdict = {"refuses": "reject|550 no", "hangs-up": "disconnect|Internal server error"}
-        out(f"filter-result|{part[5]}|{part[6]}|{verdict.get(what, 'proceed')}")
+        verdict = "reject|550 no" if what.startswith("refuses") else "proceed"
+        verdict = "disconnect|Internal server error" if what == "hangs-up" else verdict
+        out(f"filter-result|{part[5]}|{part[6]}|{verdict}")
 """
 GOOD = [b"From: ann@one.example", b"", b"x"]
 
@@ -590,8 +591,9 @@ def test_unsigned_mail_does_not_leave(signer, manner):
     assert wire.mail(wire.connect(), ANN, GOOD)[1] == f"reject|{guard.UNSIGNED}"
 
 
-def test_a_signers_refusal_is_passed_on(signer):
-    wire = Wire([signer("refuses")])
+@pytest.mark.parametrize("manner", ["refuses", "refuses unsigned"])
+def test_a_signers_refusal_is_passed_on(signer, manner):
+    wire = Wire([signer(manner)])
     assert wire.mail(wire.connect(), ANN, GOOD)[1] == "reject|550 no"
 
 

@@ -1141,15 +1141,14 @@ class Guard:
 
     def _ask(self, sid, message, at):
         """Ask the signers, one after the other, whether they are content."""
-        if message.unsigned > 0 or message.chain.ended:
-            self._judged(sid, message, f"reject|{UNSIGNED}")
-            return
         for index, signer in list(enumerate(message.chain.signers))[at:]:
-            if "commit" in signer.filters:
+            if "commit" in signer.filters and not message.chain.ended:
                 message.asked = index
                 self._sign(sid, message, b"commit", b"", index)
                 return
-        self._judged(sid, message, "proceed")
+        # One that refuses has not signed, either: it has said why.
+        signed = message.unsigned <= 0 and not message.chain.ended
+        self._judged(sid, message, "proceed" if signed else f"reject|{UNSIGNED}")
 
     def _judged(self, sid, message, verdict):
         self._drop_message(sid, self.sessions[sid])
