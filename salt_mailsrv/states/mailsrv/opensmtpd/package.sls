@@ -33,7 +33,10 @@ mailsrv-opensmtpd-packages:
   pkg.installed:
     - pkgs: {{ os.opensmtpd.packages | json }}
 {%- endif %}
-{{- comes_back("opensmtpd", os) }}
+{#- What is being handed on when smtpd(8) ends would be handed on again. #}
+{%- set running = 'smtpctl show stats | grep -Eq "^(mta.task|mda).running=[1-9]"' %}
+{%- set drain = "smtpctl pause mta; smtpctl pause mda; while " ~ running ~ "; do sleep 0.2; done" %}
+{{- comes_back("opensmtpd", os, drain) }}
 {%- if os.opensmtpd.mailer_conf %}
 
 mailsrv-opensmtpd-mailer-conf:
