@@ -182,7 +182,8 @@ def smtpd_of(minion):
 
     def make(system, **mailsrv):
         directory = Path(tempfile.mkdtemp(prefix="lmtp-"))
-        made.append((Smtpd(minion(system, id="deliver"), directory, **mailsrv), directory))
+        machine = minion(system, id="-".join(["deliver", *mailsrv]))
+        made.append((Smtpd(machine, directory, **mailsrv), directory))
         return made[-1][0]
 
     yield make
@@ -523,14 +524,41 @@ def test_what_was_not_stored_is_not_remembered(debian, reply):
     assert len(debian.dovecot.messages) == 2
 
 
+@pytest.mark.parametrize("stored", [True, False])
+def test_what_dovecot_may_have_stored_is_asked_for(smtpd, stored):
+    """Nobody heard its answer: the next try asks, with what only that message has."""
+    asked = smtpd.home / "asked"
+    doveadm = smtpd.home / "doveadm"
+    doveadm.write_text(
+        f'#!/bin/sh\necho "$USER" "$HOME" "$@" >{asked}\necho refused >&2\n{"echo 1 2" * stored}\n'
+    )
+    doveadm.chmod(0o755)
+    smtpd.write({"PATH=/usr/bin": f"PATH={smtpd.home}:/usr/bin"})
+    smtpd.dovecot.replies = {"end": None}
+    assert smtpd.deliver()[0] == 75
+    assert not asked.exists()
+    smtpd.dovecot.replies = {}
+    for _ in range(2):
+        assert smtpd.deliver(recipient="ANN+tag@example.com") == (0, "")
+    assert len(smtpd.dovecot.messages) == 2 - stored
+    what = asked.read_text()
+    assert what.startswith(f"ann@example.com {smtpd.home}/example.com/ann search ")
+    assert what.endswith(
+        "mailbox * header Received id 0123abcd"
+        " header Received Wed, 25 Nov 2026 05:31:28 +0000 (UTC)\n"
+    )
+    assert smtpd.deliver(another()) == (0, "")
+    assert asked.read_text() == what
+
+
 def test_memory_of_messages_is_bounded(debian):
     messages = [another() for _ in range(30)]
     debian.deliver(messages[0])
     (slot,) = (debian.home / "example.com/ann").glob(".delivery.*")
-    slot.write_bytes(slot.read_bytes() * 500)
+    slot.write_bytes(slot.read_bytes() * 2000)
     for message in messages * 2:
         assert debian.deliver(message) == (0, "")
-    assert slot.stat().st_size < 12000
+    assert slot.stat().st_size < 40000
     assert len(debian.dovecot.messages) == len(messages)
 
 

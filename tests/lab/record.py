@@ -222,7 +222,8 @@ class Record:
             first, *rest = (command.format(home=home) for command in FAULTS[fault])
             machine.run(first, check=False)
             self._faults[fault] += 1
-            self._ends += [time.time()] * fault.startswith(("kill", "end", "restart", "stop"))
+            if fault.startswith(("kill", "end", "restart", "stop")):
+                self._ends.append((time.time(), fault))
             for command in rest:
                 done.wait(self._random.uniform(0.5, 5))
                 machine.run(command, check=False)
@@ -247,7 +248,8 @@ class Record:
         for place, moment, content in itertools.chain(self._stored(), self._received()):
             message = known.get(_number(content))
             if not message:
-                bounced |= {*re.findall(rb"\d{6}-record", content)}
+                mentioned = re.findall(rb"\d{6}-record", content)
+                bounced |= known.keys() & {number.decode() for number in mentioned}
                 continue
             copies[message.number, place].append(moment)
             wrong = {"cut": not message.is_whole_in(content)}
@@ -263,7 +265,7 @@ class Record:
                 found[fault] += [message.number] * bool(is_so)
         taken = [message for message in known.values() if message.state == "taken"]
         several = [
-            (known[number].kind, number, place, self._by_an_end(moments))
+            (known[number].kind, number, place, self._ends_near(moments))
             for (number, place), moments in copies.items()
             if len(moments) > 1 + known[number].doubts or place not in known[number].places
         ]
@@ -276,14 +278,14 @@ class Record:
             "copies": sum(map(len, copies.values())),
             "lost": [(m.number, p) for m in taken for p in m.places if not copies[m.number, p]],
             "doubled": [entry[:3] for entry in several if not entry[3]],
-            "doubled by an end in between": [entry[:3] for entry in several if entry[3]],
-            "bounced": sorted(number.decode() for number in bounced),
+            "doubled by an end in between": [entry for entry in several if entry[3]],
+            "bounced": sorted(bounced),
             **found,
         }
 
-    def _by_an_end(self, moments):
-        """Whether something was ended when the first copy had just been made."""
-        return any(min(moments) - 1 < end < min(moments) + 6 for end in self._ends)
+    def _ends_near(self, moments):
+        """What was ended when the first copy had just been made."""
+        return [fault for end, fault in self._ends if -1 < end - min(moments) < 6]
 
     def _stored(self):
         """Everything in the INBOXes: where, when it came, and the message."""

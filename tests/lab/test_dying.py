@@ -99,6 +99,25 @@ def test_a_dovecot_that_is_away_is_waited_for(server, user, sink):
     assert sum(envelope.mail_from == NULL for envelope in sink.messages) == before
 
 
+def test_what_dovecot_stored_and_nobody_heard_of_comes_once(server, user):
+    """Killed in between, deliver is started again by smtpd(8), and asks Dovecot (RFC 1047)."""
+    local, _, domain = user.partition("@")
+    server.wait(user, server.deliver([user]))
+    log = f"/var/vmail/{domain}/{local}/mdbox/storage/dovecot.map.index.log"
+    lock = f"import fcntl, time; f = open('{log}', 'r+'); fcntl.lockf(f, fcntl.LOCK_EX)"
+    hold = f"{lock}; print('held', flush=True); time.sleep(4)"
+    server.machine.run(f'python3 -c "{hold}" >/tmp/held 2>&1 </dev/null & sleep 0.5')
+    assert server.machine.get("/tmp/held") == "held\n"
+    subject = server.deliver([user])
+    time.sleep(1)
+    killed = server.machine.run("pkill -9 -u vmail -x perl", check=False).returncode == 0
+    assert (killed, server.fetch(user, subject)) == (True, [])
+    server.wait(user, subject)
+    assert server.machine.run("smtpctl show queue").stdout
+    server.idle()
+    assert len(server.fetch(user, subject)) == 1
+
+
 def test_a_home_that_cannot_be_written_is_waited_for(server, user):
     local, _, domain = user.partition("@")
     home = f"/var/vmail/{domain}/{local}"
