@@ -18,6 +18,8 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 __virtualname__ = "dkim"
 
+READABLE = (0, 0, 0o644)  # owner, group and mode of what is no secret
+
 
 def __virtual__():
     return __virtualname__
@@ -94,7 +96,7 @@ def key_present(
         owner = (*_ids(user, group, strict=not __opts__["test"]), int(mode, 8))
         if not changes and _owner(name) != owner:
             changes["owner"] = f"{user}:{group or user} {mode}"
-        if _content(public) != record:
+        if _content(public) != record or _owner(public) != READABLE:
             changes["record"] = public
         if bare and (_content(bare) != octets or _owner(bare) != owner):
             changes["bare"] = bare
@@ -111,7 +113,7 @@ def key_present(
         if "bare" in changes:
             _write(bare, octets, *owner)
         if "record" in changes:
-            _write(public, record, 0, 0, 0o644)
+            _write(public, record, *READABLE)
     except (CommandExecutionError, SaltInvocationError, OSError) as exc:
         ret.update(result=False, changes={}, comment=f"{name}: {exc}")
         return ret
@@ -205,7 +207,7 @@ def signing(
             changes["deleted"] = over
         if behind:
             changes["keys"] = list(behind)
-        if source != name or step != known:
+        if source != name or step != known or _owner(name) != READABLE:
             changes.setdefault("file", name)
         if not changes:
             return ret
@@ -214,7 +216,7 @@ def signing(
             return ret
         for path, text in behind.items():
             _write(path, text, *owner)
-        _write(name, json.dumps(step), 0, 0, 0o644)
+        _write(name, json.dumps(step), *READABLE)
         for path in over:
             os.unlink(path)
             with contextlib.suppress(FileNotFoundError):

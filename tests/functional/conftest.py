@@ -124,7 +124,8 @@ class Minion:
             self.at(key).write_bytes(bytes(32))
         states = {}
         for chunk in self.low(sls, **mailsrv):
-            if (chunk["state"], chunk["fun"]) == ("file", "managed"):
+            kind = (chunk["state"], chunk["fun"])
+            if kind == ("file", "managed") and chunk.get("create", True):
                 chunk = {**chunk, "name": str(self.at(chunk["name"])), "makedirs": True}
                 arguments = [{key: chunk[key]} for key in WRITTEN & chunk.keys()]
                 states[chunk["__id__"]] = {"file": ["managed", *arguments]}

@@ -102,7 +102,7 @@ def test_the_files_with_hashes_are_closed(machine):
     ],
 )
 def test_a_key_is_made_once_for_root_alone(machine, tmp_path, state, content):
-    command = machine.state(state)["name"]
+    command = machine.state(f"cmd: {state}")["name"]
     key = tmp_path / "key"
     arguments = {"env": [{"KEY": str(key)}], "creates": str(key)}
     for changes in (True, False):

@@ -46,6 +46,16 @@ def test_the_whole_server_renders_and_every_requisite_is_met(minion, system, pil
         assert named(low, *kind.split("."))
 
 
+@pytest.mark.parametrize("signer", SIGNERS)
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_every_file_has_an_owner_and_a_mode(minion, system, signer):
+    """What is not stated is not repaired: a run was green over a world-writable smtpd.conf."""
+    low = minion(system).low(dkim={"signer": signer}, spam_filter=True)
+    files = [c for c in low if c["state"] == "file" and c["fun"] in ("managed", "directory")]
+    assert len(files) > 20
+    assert [c["name"] for c in files if not {"user", "group", "mode"} <= c.keys()] == []
+
+
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_the_top_file_names_the_whole_server(minion, system):
     assert minion(system)("state.show_top") == {"base": ["mailsrv"]}

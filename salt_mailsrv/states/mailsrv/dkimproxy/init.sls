@@ -43,12 +43,15 @@ mailsrv-dkimproxy-unit:
     {%- if systemd %}
     - name: {{ os.units }}/{{ dkimproxy.service }}.service
     - source: salt://mailsrv/dkimproxy/dkimproxy_out.service
+    - mode: "0644"
     {%- else %}
     - name: /etc/init.d/{{ dkimproxy.service }}
     - source: salt://mailsrv/dkimproxy/dkimproxy_out.init
     - mode: "0755"
     {%- endif %}
     - template: jinja
+    - user: root
+    - group: {{ os.root_group }}
     - require_in:
       - service: mailsrv-dkimproxy-service
     - watch_in:
@@ -60,6 +63,9 @@ mailsrv-dkimproxy-map:
     - name: {{ dkimproxy.map }}
     - source: salt://mailsrv/dkimproxy/keyfiles
     - template: jinja
+    - user: root
+    - group: {{ os.root_group }}
+    - mode: "0644"
     - makedirs: True
     - require:
       {%- for key in mailsrv.dkim["keys"] %}
@@ -81,6 +87,9 @@ mailsrv-dkimproxy-config:
     - name: {{ dkimproxy.config }}
     - source: salt://mailsrv/dkimproxy/dkimproxy_out.conf
     - template: jinja
+    - user: root
+    - group: {{ os.root_group }}
+    - mode: "0644"
 
 mailsrv-dkimproxy-service:
   service.running:

@@ -34,6 +34,7 @@ mailsrv-dovecot-passwd:
     - name: {{ os.dovecot.directory }}/dovecot-passwd
     - source: salt://mailsrv/dovecot/dovecot-passwd
     - template: jinja
+    - user: root
     - group: dovecot
     - mode: "0640"
     - show_changes: False
@@ -44,6 +45,8 @@ mailsrv-dovecot-passwd:
 mailsrv-dovecot-sieve-directory:
   file.directory:
     - name: {{ os.dovecot.directory }}/sieve
+    - user: root
+    - group: {{ os.root_group }}
     - mode: "0755"
     - require:
       - pkg: mailsrv-dovecot-packages
@@ -54,6 +57,8 @@ mailsrv-dovecot-sieve-{{ name }}:
     - name: {{ os.dovecot.directory }}/sieve/{{ name }}.sieve
     - source: salt://mailsrv/dovecot/{{ name }}.sieve
     - template: jinja
+    - user: root
+    - group: {{ os.root_group }}
     - mode: "0644"
     - check_cmd: sievec -d
     - require:
@@ -78,6 +83,8 @@ mailsrv-dovecot-quota-warning:
   file.managed:
     - name: {{ os.dovecot.directory }}/quota-warning
     - source: salt://mailsrv/dovecot/quota-warning
+    - user: root
+    - group: {{ os.root_group }}
     - mode: "0755"
     - check_cmd: sh -n
     - require:
@@ -91,8 +98,11 @@ mailsrv-dovecot-config:
     - name: {{ os.dovecot.directory }}/dovecot.conf
     - source: salt://mailsrv/dovecot/dovecot.conf
     - template: jinja
+    - user: root
+    - group: {{ os.root_group }}
     - mode: "0644"
-    - check_cmd: doveconf -x -n >/dev/null -c
+    # Salt calls no shell. What it prints would show the TLS key.
+    - check_cmd: sh -c 'doveconf -x -n -c "$0" >/dev/null'
     - require:
       - pkg: mailsrv-dovecot-packages
       - file: mailsrv-dovecot-passwd
@@ -136,6 +146,43 @@ mailsrv-dovecot-service:
     - watch:
       - file: mailsrv-dovecot-config
       - sls: mailsrv.tls
+
+# mdbox only notes what is expunged: without it, no mailbox ever becomes smaller.
+{%- if systemd %}
+{%- for unit in ("service", "timer") %}
+
+mailsrv-dovecot-purge-{{ unit }}:
+  file.managed:
+    - name: {{ os.units }}/mailsrv-purge.{{ unit }}
+    - source: salt://mailsrv/dovecot/mailsrv-purge.{{ unit }}
+    - template: jinja
+    - user: root
+    - group: {{ os.root_group }}
+    - mode: "0644"
+{%- endfor %}
+
+mailsrv-dovecot-purge:
+  service.running:
+    - name: mailsrv-purge.timer
+    - enable: True
+    - require:
+      - service: mailsrv-dovecot-service
+    - watch:
+      - file: mailsrv-dovecot-purge-service
+      - file: mailsrv-dovecot-purge-timer
+{%- else %}
+
+mailsrv-dovecot-purge:
+  file.managed:
+    - name: {{ os.cron }}/mailsrv-purge
+    - contents: |
+        # Managed by Salt (mailsrv.dovecot): changes here are overwritten.
+        17 3 * * * root {{ os.dovecot.doveadm }} purge -A
+    - user: root
+    - group: {{ os.root_group }}
+    - mode: "0644"
+    - makedirs: True
+{%- endif %}
 
 # An account that is gone is logged out.
 mailsrv-dovecot-kick:

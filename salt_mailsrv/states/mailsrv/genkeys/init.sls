@@ -12,6 +12,8 @@ mailsrv-genkeys-directory:
   file.directory:
     - name: {{ os.directory }}
     - makedirs: True
+    - user: root
+    - group: {{ os.root_group }}
     - mode: "0755"
 
 mailsrv-genkeys-password-key:
@@ -22,6 +24,15 @@ mailsrv-genkeys-password-key:
     - creates: {{ os.directory }}/password.key
     - require:
       - file: mailsrv-genkeys-directory
+  file.managed:
+    - name: {{ os.directory }}/password.key
+    - replace: False
+    - create: False
+    - user: root
+    - group: {{ os.root_group }}
+    - mode: "0600"
+    - require:
+      - cmd: mailsrv-genkeys-password-key
 
 # smtpd.conf includes it: the key is in no template. A new name in the pillar makes a new key; bounces
 # to addresses made with the one before still come back.
@@ -39,6 +50,15 @@ mailsrv-genkeys-srs-key:
         - NAME: {{ mailsrv.srs.key | yaml_dquote }}
     - require:
       - file: mailsrv-genkeys-directory
+  file.managed:
+    - name: {{ os.directory }}/srs.conf
+    - replace: False
+    - create: False
+    - user: root
+    - group: {{ os.root_group }}
+    - mode: "0600"
+    - require:
+      - cmd: mailsrv-genkeys-srs-key
 {%- for key in mailsrv.dkim["keys"] %}
 
 {{ key.private }}:

@@ -30,6 +30,8 @@ mailsrv-nsd-packages:
 mailsrv-nsd-directory:
   file.directory:
     - name: {{ os.nsd.directory }}
+    - user: root
+    - group: {{ os.root_group }}
     - mode: "0755"
     - clean: True
     - exclude_pat: E@^({{ kept | map("regex_escape") | join("|") }})$
@@ -44,6 +46,8 @@ mailsrv-nsd-zone-{{ domain }}:
   file.managed:
     - name: {{ os.nsd.directory }}/{{ domain }}.zone
     - contents: {{ zones[domain].text | json }}
+    - user: root
+    - group: {{ os.root_group }}
     - mode: "0644"
     - makedirs: True
     - check_cmd: nsd-checkzone {{ domain }}
@@ -69,6 +73,9 @@ mailsrv-nsd-config:
     - name: {{ os.nsd.config }}
     - source: salt://mailsrv/nsd/mailsrv.conf
     - template: jinja
+    - user: root
+    - group: {{ os.root_group }}
+    - mode: "0644"
     - context: {{ {"directory": os.nsd.directory, "domains": served} | json }}
     - check_cmd: nsd-checkconf
     - require:

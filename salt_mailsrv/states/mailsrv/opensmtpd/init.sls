@@ -15,6 +15,9 @@ include:
 mailsrv-opensmtpd-mailname:
   file.managed:
     - name: {{ os.opensmtpd.mailname }}
+    - user: root
+    - group: {{ os.root_group }}
+    - mode: "0644"
     - contents: {{ mailsrv.hostname | yaml_dquote }}
     - require:
       - pkg: mailsrv-opensmtpd-packages
@@ -25,6 +28,7 @@ mailsrv-opensmtpd-{{ table }}:
     - name: {{ os.directory }}/{{ table }}
     - source: salt://mailsrv/opensmtpd/{{ table }}
     - template: jinja
+    - user: root
     - group: {{ os.opensmtpd.group }}
     - mode: "0640"
     {%- if table == "credentials" %}
@@ -48,6 +52,8 @@ mailsrv-opensmtpd-deliver:
     - name: {{ os.directory }}/deliver
     - source: salt://mailsrv/opensmtpd/deliver
     - template: jinja
+    - user: root
+    - group: {{ os.root_group }}
     - mode: "0755"  # for a smtpd(8) of before, until its restart
     - check_cmd: {{ os.opensmtpd.perl }} -Mstrict -c
     - require:
@@ -59,11 +65,13 @@ mailsrv-opensmtpd-config:
     - name: {{ os.opensmtpd.config }}
     - source: salt://mailsrv/opensmtpd/smtpd.conf
     - template: jinja
+    - user: root
+    - group: {{ os.root_group }}
     - mode: "0644"
     - check_cmd: smtpd -n -f
     - require:
       - sls: mailsrv.tls
-      - cmd: mailsrv-genkeys-srs-key
+      - file: mailsrv-genkeys-srs-key
       - file: mailsrv-opensmtpd-deliver
       - file: mailsrv-guard-config
       - file: mailsrv-opensmtpd-mailname

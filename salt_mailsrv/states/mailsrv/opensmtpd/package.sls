@@ -13,6 +13,9 @@
 mailsrv-opensmtpd-backports:
   file.managed:
     - name: /etc/apt/sources.list.d/mailsrv-backports.sources
+    - user: root
+    - group: {{ os.root_group }}
+    - mode: "0644"
     - contents: |
         Types: deb
         URIs: http://deb.debian.org/debian
@@ -43,6 +46,9 @@ mailsrv-opensmtpd-mailer-conf:
   file.managed:
     - name: {{ os.opensmtpd.mailer_conf }}
     - source: salt://mailsrv/opensmtpd/mailer.conf
+    - user: root
+    - group: {{ os.root_group }}
+    - mode: "0644"
     - require:
       - pkg: mailsrv-opensmtpd-packages
 {%- endif %}

@@ -31,6 +31,8 @@ mailsrv-rspamd-config:
     - name: {{ os.rspamd.config }}
     - source: salt://mailsrv/rspamd/rspamd.conf
     - template: jinja
+    - user: root
+    - group: {{ os.root_group }}
     - mode: "0644"
     - check_cmd: rspamadm configtest -c
     - require:

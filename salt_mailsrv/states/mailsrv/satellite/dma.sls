@@ -14,6 +14,8 @@ mailsrv-dma-config:
     - source: salt://mailsrv/satellite/dma.conf
     - template: jinja
     - makedirs: True
+    - user: root
+    - group: {{ os.root_group }}
     - mode: "0644"
     - require:
       - pkg: mailsrv-dma-packages
@@ -22,6 +24,9 @@ mailsrv-dma-config:
 mailsrv-dma-aliases:
   file.managed:
     - name: {{ os.opensmtpd.aliases }}
+    - user: root
+    - group: {{ os.root_group }}
+    - mode: "0644"
     - contents: |
         # Managed by Salt (mailsrv.satellite): changes here are overwritten.
         # Nobody reads mail here: whoever of this machine it is for, a person gets it.
@@ -32,6 +37,9 @@ mailsrv-dma-mailer-conf:
   file.managed:
     - name: {{ os.dma.mailer_conf }}
     - source: salt://mailsrv/satellite/mailer.conf
+    - user: root
+    - group: {{ os.root_group }}
+    - mode: "0644"
     - require:
       - file: mailsrv-dma-config
 
@@ -39,6 +47,9 @@ mailsrv-dma-mailer-conf:
 mailsrv-dma-queue:
   file.managed:
     - name: /etc/cron.d/dma
+    - user: root
+    - group: {{ os.root_group }}
+    - mode: "0644"
     - contents: "*/5 * * * * root /usr/libexec/dma -q"
     - makedirs: True
 {%- endif %}

@@ -20,6 +20,8 @@ mailsrv-satellite-directory:
   file.directory:
     - name: {{ os.directory }}
     - makedirs: True
+    - user: root
+    - group: {{ os.root_group }}
     - mode: "0755"
 
 # Made here and never shown: the mail machine gets to know the hash.
@@ -51,6 +53,9 @@ mailsrv-satellite-published:
 mailsrv-satellite-mailname:
   file.managed:
     - name: {{ os.opensmtpd.mailname }}
+    - user: root
+    - group: {{ os.root_group }}
+    - mode: "0644"
     - contents: {{ satellite.name | yaml_dquote }}
     - makedirs: True
     - require:
@@ -65,6 +70,8 @@ mailsrv-satellite-ca:
     {%- else %}
     - contents: {{ certificate | yaml_dquote }}
     {%- endif %}
+    - user: root
+    - group: {{ os.root_group }}
     - mode: "0644"
     - require:
       - file: mailsrv-satellite-directory

@@ -9,6 +9,8 @@ mailsrv-opensmtpd-config:
     - name: {{ os.opensmtpd.config }}
     - source: salt://mailsrv/satellite/smtpd.conf
     - template: jinja
+    - user: root
+    - group: {{ os.root_group }}
     - mode: "0644"
     - check_cmd: smtpd -n -f
     - require:

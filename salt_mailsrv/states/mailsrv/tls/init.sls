@@ -9,6 +9,8 @@ mailsrv-tls-directory:
   file.directory:
     - name: {{ os.tls.directory }}
     - makedirs: True
+    - user: root
+    - group: {{ os.root_group }}
     - mode: "0755"
 
 # Made once and kept: a new certificate would be a new warning in every mail client.
@@ -27,6 +29,19 @@ mailsrv-tls-self-signed:
     - require:
       - file: mailsrv-tls-directory
       - pkg: mailsrv-tls-packages
+{%- for name in ("cert", "key") %}
+
+mailsrv-tls-self-signed-{{ name }}:
+  file.managed:
+    - name: {{ tls[name] }}
+    - replace: False
+    - create: False
+    - user: root
+    - group: {{ os.root_group }}
+    - mode: "0600"
+    - require:
+      - cmd: mailsrv-tls-self-signed
+{%- endfor %}
 
 mailsrv-tls-packages:
   pkg.installed:
