@@ -63,7 +63,11 @@ def test_the_files_mean_what_the_pillar_says(minion, pillar):
     machine.write(pillar=pillar)
     files = {
         os.path.basename(name): machine.bare(machine.at(name).read_text())
-        for name in (chunk["name"] for chunk in machine.low() if chunk["fun"] == "managed")
+        for name in (
+            chunk["name"]
+            for chunk in machine.low()
+            if chunk["fun"] == "managed" and chunk.get("create", True)
+        )
     }
     accounts = {account["address"]: account for account in pillar["accounts"]}
     aliases = pillar["mailsrv"]["aliases"]
