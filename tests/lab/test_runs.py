@@ -30,6 +30,15 @@ def contents(server, names):
     return {name: server.machine.get(name) for name in names}
 
 
+def test_another_salt_of_the_machine_keeps_what_it_has(server):
+    """Both syncing into one directory, each deleted the modules of the other."""
+    theirs = "/var/cache/salt/minion/extmods/modules/theirs.py"
+    server.machine.put(theirs, "def there():\n    return True\n")
+    server.salt("saltutil.sync_all")
+    assert server.machine.get(theirs)
+    assert server.machine.run("ls /etc/salt", check=False).stdout == ""
+
+
 def test_every_daemon_refuses_a_faulty_file(server, checked):
     assert {"/etc/smtpd.conf", "/etc/dovecot/dovecot.conf"} < checked.keys()
     before = contents(server, checked)
