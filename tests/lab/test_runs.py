@@ -99,7 +99,7 @@ def test_what_is_expunged_gives_its_space_back(server, user):
     assert server.machine.run("systemctl is-active mailsrv-purge.timer").stdout == "active\n"
 
     def given_back():
-        # Once, after hours of kills, a first call ended with 1: the journal is for who sees it again.
+        # Once, after many kills, it ended with 1: who sees that again needs its words.
         purge = "systemctl start mailsrv-purge; journalctl -n 5 -o cat -u mailsrv-purge; sleep 3"
         print(server.machine.run(purge).stdout)
         return int(server.machine.run(used).stdout.split()[0]) < before + 1000
