@@ -840,13 +840,7 @@ def test_a_password_in_the_wrong_place_is_not_repeated(read, accounts):
 
 # Any pillar at all
 
-# How fast pillars are made up, and how many in vain, says nothing about the code: a busy machine.
-UNASKED = [
-    HealthCheck.function_scoped_fixture,
-    HealthCheck.too_slow,
-    HealthCheck.filter_too_much,
-]
-any_number = settings(suppress_health_check=UNASKED, deadline=None)
+any_number = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 junk = st.recursive(
     st.none()
     | st.booleans()

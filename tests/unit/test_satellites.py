@@ -354,13 +354,7 @@ def test_a_certificate_is_pinned_by_its_sha256(tmp_path, loader):
     )
 
 
-# How fast pillars are made up, and how many in vain, says nothing about the code: a busy machine.
-UNASKED = [
-    HealthCheck.function_scoped_fixture,
-    HealthCheck.too_slow,
-    HealthCheck.filter_too_much,
-]
-any_number = settings(suppress_health_check=UNASKED, deadline=None)
+any_number = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 words = st.sampled_from(
     ["mail.example.com", "a@example.com", "dma", "opensmtpd", "salt://a.pem", "/a.pem", "web1"]
 )
