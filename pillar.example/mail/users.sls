@@ -15,7 +15,7 @@ accounts:
   - [users2@example.com, pass2]
   - [users3@test.com, pass3]
 
-# Everything else stands under "mailsrv:"; README.md has the reference.
+# Everything else stands under "mailsrv:"; docs/pillar.md has the reference.
 # mailsrv:
 #   aliases:
 #     sales@example.com: user1@example.com

@@ -1,21 +1,58 @@
 """
 TLS certificates (RFC 5280) and their private keys: whether they fit each other and a server's name.
 
-Pure functions of their arguments: no pillar, no file, no network. Certificates on disk are the work
-of the state :mod:`certificate.installed`.
+What is looked at is an argument or a file; :func:`renew` alone has something done, and asks the CA
+of ``mailsrv:tls:acme``. Certificates on disk are the work of states: :mod:`certificate.installed`.
 """
 
 import datetime
+import hashlib
 import itertools
+import os
+import ssl
 
+from _mailsrv import acme, records
+from _mailsrv.satellites import CERTIFICATE
+from _mailsrv_here import Here, valid
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from salt.exceptions import CommandExecutionError
 
 __virtualname__ = "certificate"
 
 MIN_BITS = 2048  # OpenSSL at Debian's security level: "ee key too small"
+
+
+def pin(path):
+    """
+    The SHA-256 of the first certificate in a file, as dma(8) pins it.
+
+    path
+        The file, PEM.
+
+    Returns 64 digits. In test mode the file may not be there yet.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call certificate.pin /etc/mail/relay.pem
+    """
+    try:
+        with open(path, encoding="ascii") as file:
+            text = file.read()
+    except FileNotFoundError:
+        if __opts__["test"]:
+            return "0" * 64
+        raise CommandExecutionError(
+            f"{path} is missing; put the relay's certificate there"
+        ) from None
+    found = CERTIFICATE.search(text)
+    if not found:
+        raise CommandExecutionError(f"{path} holds no certificate in PEM form")
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(found[0])).hexdigest()
 
 
 def __virtual__():
@@ -42,8 +79,8 @@ def look(chain, hostname, key=None, now=None):
     ``key``, and a sentence without its subject, which never holds key material. What is broken, no
     server should start with; what is doubtful, clients refuse: expired, not valid yet, for another
     name (RFC 6125). Where it is a certificate, there are also ``chain``, its PEM text and nothing
-    else; ``fingerprint``, its SHA-256; ``names``; ``until``, its end; ``days`` until then; and
-    ``self_signed``.
+    else; ``fingerprint``, its SHA-256; ``names``; ``until``, its end; ``days`` until then, of
+    the days of its whole ``life``; ``kind``, ``rsa`` or ``ecdsa``; and ``self_signed``.
 
     CLI Example:
 
@@ -72,6 +109,8 @@ def look(chain, hostname, key=None, now=None):
         "names": names,
         "until": end.isoformat(),
         "days": (end - now).days,
+        "life": (end - begin).days,
+        "kind": "rsa" if isinstance(leaf.public_key(), rsa.RSAPublicKey) else "ecdsa",
         "self_signed": leaf.issuer == leaf.subject,
     }
     private = None
@@ -95,6 +134,122 @@ def look(chain, hostname, key=None, now=None):
             )
         )
     return result
+
+
+def key_digest(path):
+    """
+    The SHA-256 of a public key, as a TLSA record ``3 1 1`` has it (RFC 6698).
+
+    path
+        The file of its certificate, or of its private key, PEM.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call certificate.key_digest /etc/mail/tls/mail.example.com.crt
+    """
+    with open(path, "rb") as file:
+        text = file.read()
+    try:
+        if b"PRIVATE KEY" in text:
+            public = serialization.load_pem_private_key(text, password=None).public_key()
+        else:
+            public = x509.load_pem_x509_certificate(text).public_key()
+    except (TypeError, ValueError, UnsupportedAlgorithm):
+        raise CommandExecutionError(f"{path} holds neither a certificate nor a key") from None
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    return hashlib.sha256(public.public_bytes(serialization.Encoding.DER, form)).hexdigest()
+
+
+def asking():
+    """
+    What the program that asks for certificates needs to know, with its secrets. For its template,
+    and for nobody else.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call state.apply mailsrv.acme test=True
+    """
+    known = _known()
+    model = valid(*known.read())
+    facts, tls = known.facts(), model["tls"]
+    systemd = __grains__.get("init") == "systemd"
+    daemons = []
+    readers = [("dovecot", "reload"), ("opensmtpd", "restart")]
+    for name, how in [*readers, *[("web", "reload")] * model["web"]]:
+        service = facts[name]["service"]
+        tell = ["service", service, how]
+        if systemd:  # one that was stopped stays so
+            how = how.replace("reload", "reload-or-restart")
+            tell = ["systemctl", f"try-{how}", f"{service}.service"]
+        daemons.append({"tell": tell, "record": f"{facts['run']}/{name}"})
+    given = {key: tls["acme"][key] for key in ("email", "server", "challenge", "ca", "provider")}
+    return {
+        "hostname": model["hostname"],
+        "names": records.web_names(model) if model["web"] else [],
+        "webroot": facts["web"]["challenges"] if model["web"] else "",
+        "addresses": model["dns"]["addresses"],
+        **given,
+        "kind": tls["acme"]["key"],
+        "cert": tls["cert"],
+        "key": tls["key"],
+        "next": tls["acme"]["next"],
+        "dane": model["dns"]["dane"],
+        "directory": facts["acme"]["directory"],
+        "lego": facts["acme"]["program"],
+        "daemons": daemons,
+        **acme.secrets(known.settings()["tls"], []),
+    }
+
+
+def renew(new_key=False):
+    """
+    Ask for the certificate of ``mailsrv:tls:acme`` now, instead of when the timer does; where the
+    one that is served has more than a third of its life left, nothing is asked.
+
+    new_key
+        Whether the next certificate is for a new key, as after a theft. Default: ``False``. With
+        ``dns:dane`` it waits for its record: publish what :func:`dns` shows then, and run the
+        highstate when every name server has it. Two hours later the key is used.
+
+    Returns a sentence. The exit status is 1 where there is no certificate, and the sentence says
+    why.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call certificate.renew
+        salt-call certificate.renew new_key=True
+    """
+    facts, tls = _known().facts(), valid(*_known().read())["tls"]
+    config = f"{facts['directory']}/acme.json"
+    if not tls["acme"] or not os.path.exists(config):
+        raise CommandExecutionError(
+            "certificate.renew: nothing asks for certificates here; set mailsrv:tls:acme and run "
+            "the highstate"
+        )
+    said = ""
+    for what in [*["new-key"] * (new_key is True), "now"]:
+        command = [facts["guard"]["python"], "-I", f"{facts['directory']}/acme.py", what, config]
+        ran = __salt__["cmd.run_all"](command, python_shell=False, ignore_retcode=True)
+        said = (ran["stdout"] or ran["stderr"]).strip().rpartition("\n")[2]
+        __context__["retcode"] = 1 if ran["retcode"] else 0
+        if ran["retcode"]:
+            return said
+    if os.path.exists(f"{tls['acme']['next']}.key"):
+        said += (
+            "; the next key waits for its TLSA record: publish what mailsrv.dns shows, then run "
+            "the highstate"
+        )
+    return said
+
+
+def _known():
+    return Here(__salt__, __context__, __opts__, __grains__, __pillar__)
 
 
 def _time(certificate, which):

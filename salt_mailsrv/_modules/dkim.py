@@ -8,6 +8,7 @@ state :mod:`dkim.key_present`.
 import base64
 import binascii
 
+from _mailsrv import keys, records
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 try:
@@ -28,9 +29,6 @@ ALGORITHMS = ("rsa", "ed25519")
 
 # RFC 8032, section 5.1.5: a private key and a public key of Ed25519 have this many octets.
 ED25519_LENGTH = 32
-
-# RFC 1035, section 3.3.14: a TXT record is made of strings of at most 255 octets.
-MAX_STRING = 255
 
 
 def __virtual__():
@@ -115,20 +113,6 @@ def algorithm(private):
     return "rsa" if isinstance(_load(private), RSA.RsaKey) else "ed25519"
 
 
-def bits(private):
-    """
-    The length in bits of a private key given as PEM text.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call dkim.bits "$(cat /etc/mail/dkim/example.com/mailsrv.private)"
-    """
-    key = _load(private)
-    return key.n.bit_length() if isinstance(key, RSA.RsaKey) else 8 * ED25519_LENGTH
-
-
 def bare(private):
     """
     An Ed25519 private key as the base64 text of its 32 octets (RFC 8032, section 5.1.5).
@@ -173,24 +157,6 @@ def txt(public):
     return f"v=DKIM1; k={kind}; t=s; p={public}"
 
 
-def strings(value):
-    """
-    The value of a TXT record as the quoted strings of a zone file.
-
-    value
-        The value, of printable ASCII without quotes.
-
-    Returns a list of strings, each of at most 255 octets between its quotes.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call dkim.strings 'v=spf1 mx -all'
-    """
-    return [f'"{value[i : i + MAX_STRING]}"' for i in range(0, len(value), MAX_STRING)]
-
-
 def record(selector, public):
     """
     The public key as a line of a zone file that BIND and NSD load, at every key size.
@@ -207,13 +173,12 @@ def record(selector, public):
 
         salt-call dkim.record mailsrv MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCB…
     """
-    lines = "\n\t\t\t\t  ".join(strings(txt(public)))
-    return f"{selector}._domainkey\tIN\tTXT\t( {lines} )"
+    return f"{selector}._domainkey\tIN\tTXT\t{records.quoted(txt(public))}"
 
 
-def rotation(known, wanted, lacking, now, keep, revoked=(), waits=False):
+def next_stage(known, wanted, lacking, now, keep, revoked=(), waits=False):
     """
-    The next step in the life of a key: which selector signs, and which ones of before are over.
+    The next step in the life of a key: which selector signs, and which previous ones are over.
 
     Mail is signed under another selector only when every server shows its record, and the record of
     before stays for as long as mail signed under it may be on its way.
@@ -248,22 +213,9 @@ def rotation(known, wanted, lacking, now, keep, revoked=(), waits=False):
 
     .. code-block:: bash
 
-        salt-call dkim.rotation '{"signing": "s1", "retired": {}}' s2 '[]' 1800000000 604800
+        salt-call dkim.next_stage '{"signing": "s1", "retired": {}}' s2 '[]' 1800000000 604800
     """
-    signing, retired = known.get("signing", ""), dict(known.get("retired", {}))
-    over = [s for s, since in retired.items() if s in revoked or now >= since + keep]
-    over = [selector for selector in over if selector != wanted]
-    retired = {s: since for s, since in retired.items() if s not in (*over, wanted)}
-    if signing == wanted:
-        says = f"{wanted} signs"
-    elif lacking and (waits if not signing else signing not in revoked):
-        says = f"{signing or 'nothing'} signs, {wanted} waits: {'; '.join(lacking)}"
-    else:
-        says = f"{wanted} signs now" + (f", after {signing}" if signing else "")
-        if signing:
-            retired[signing] = now
-        signing = wanted
-    return {"signing": signing, "retired": retired, "over": over, "says": says}
+    return keys.next_stage(known, wanted, lacking, now, keep, revoked, waits)
 
 
 def _load(private):

@@ -1,170 +1,151 @@
 """
-The zones of all mail machines, for the minion that serves them with NSD.
+The zones of all mail machines, for the minions that serve them with NSD.
 
 What the machines publish comes from the Salt Mine: it was written by other machines, and is taken
-for nothing but records.
+for nothing but records of the domains that the pillar gives to each.
 """
 
-import ipaddress
 import os
 import re
+import shlex
+import sys
 import time
+
+import _mailsrv_disk as disk
+import _mailsrv_nsd as whole
+from _mailsrv import nameserving, published, records
+from _mailsrv.faults import show
+from _mailsrv.names import related
+from _mailsrv_here import Here
+from salt.exceptions import SaltException
 
 __virtualname__ = "nsd"
 
-TTL = 3600
-
-LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9])?"
-NAME = rf"(?:{LABEL}\.)+"
-
-# What the value of a record may be, as it stands in a zone file; that of TXT is put between quotes.
-VALUES = {
-    "A": r"[0-9.]{7,15}",
-    "AAAA": r"[0-9a-f:.]{2,45}",
-    "CNAME": NAME,
-    "MX": rf"[0-9]{{1,5}} {NAME}",
-    "SRV": rf"[0-9]{{1,5}} [0-9]{{1,5}} [0-9]{{1,5}} (?:{NAME}|\.)",
-    "TLSA": r"[0-9] [0-9] [0-9] [0-9a-f]{2,1024}",
-    "TXT": r"[ !#-\[\]-~]{1,4000}",  # no quote, no backslash
-}
+COMMENT = "Managed by Salt (mailsrv.nsd): changes here are overwritten."
+FUNCTION = "mailsrv.dns"
+SHOWN = 3  # names of what a machine publishes beside what it owns
 
 
 def __virtual__():
     return __virtualname__
 
 
-def zones(mine, nameservers, directory):
+def plan():
     """
-    The zones that the machines of a mine publish.
+    What is to be served here, and of whom it comes.
 
-    mine
-        What ``mine.get`` returns for ``mailsrv.dns``: by minion, by domain, a list of records.
+    Returns a dictionary: ``faults``, sentences about the pillar or NSD's own configuration, and
+    nothing is to be done where there are any; ``made``, the zone file by domain, with its previous
+    serial where its records are the same; ``refused``, by domain why it has none, and a previous
+    zone stays; ``kept``, the domains of these; ``served``, all domains; ``foreign``, by minion,
+    what it publishes without owning it, of which nothing is served; ``primary`` and
+    ``secondaries``, the addresses of the other name servers, of whom zones come or to whom they go;
+    ``check``, the command that looks at NSD's whole configuration with another file in the place of
+    ours.
 
-    nameservers
-        Host names for NS; the first one is the primary of SOA.
-
-    directory
-        Where the zone files stand. A zone whose records are the same keeps its serial.
-
-    Returns by domain ``{"text", "fault", "stands"}``: the zone file, or the empty text and a
-    sentence that says why it cannot be made, and whether there is one of before. A domain that
-    more than one machine publishes is nobody's.
+    A secondary makes no zones: it serves every domain of ``mailsrv:nsd:machines``.
 
     CLI Example:
 
     .. code-block:: bash
 
-        salt-call state.apply mailsrv.nsd test=True
+        salt-call nsd.plan
     """
-    published = {}
-    for minion, domains in sorted(mine.items()):
-        for domain, records in domains.items() if isinstance(domains, dict) else ():
-            # Whatever else that is, it is not the name of a file here.
-            if re.fullmatch(NAME, f"{domain}."):
-                published.setdefault(domain, []).append((minion, records))
-    result = {}
-    for domain, found in sorted(published.items()):
-        fault = _fault(domain, found[0][1], nameservers)
-        if len(found) > 1:
-            minions = " and ".join(minion for minion, _ in found)
-            fault = f"{domain}: {minions} both publish it; remove it from the pillar of one of them"
-        standing = _read(os.path.join(directory, f"{domain}.zone"))
-        text = "" if fault else zone(domain, found[0][1], nameservers, standing)
-        result[domain] = {"text": text, "fault": fault, "stands": bool(standing)}
-    return result
-
-
-def zone(domain, records, nameservers, standing=""):
-    """
-    A zone file.
-
-    domain
-        The name of the zone.
-
-    records
-        Its records, ``{"name", "type", "value"}``, as ``mailsrv.dns`` returns them. Those that
-        belong to another zone, as a PTR does, are left out.
-
-    nameservers
-        Host names for NS; the first one is the primary of SOA.
-
-    standing
-        The zone file of before. Its serial stays where nothing else changes, and rises otherwise
-        (RFC 1912, section 2.2).
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call nsd.zone example.com '[]' '[ns1.example.net]'
-    """
-    found = re.search(r"\( (\d+) ", standing)
-    serial = int(found[1]) if found else 0
-    if serial and _zone(domain, records, nameservers, serial) == standing:
-        return standing
-    today = int(time.strftime("%Y%m%d00", time.gmtime()))
-    return _zone(domain, records, nameservers, max(today, serial + 1))
-
-
-def _zone(domain, records, nameservers, serial):
-    lines = [
-        "; Managed by Salt (mailsrv.nsd): changes here are overwritten.",
-        f"$ORIGIN {domain}.",
-        f"$TTL {TTL}",
-        f"@\tIN\tSOA\t{nameservers[0]}. hostmaster.{domain}. ( {serial} 3600 900 1209600 300 )",
-        *(f"@\tIN\tNS\t{server}." for server in nameservers),
-    ]
-    for record in records:
-        value = record["value"]
-        if not _within(record["name"], domain):
-            continue
-        if record["type"] == "TXT":
-            value = f"( {' '.join(__salt__['dkim.strings'](value))} )"
-        lines.append(f"{record['name']}\tIN\t{record['type']}\t{value}")
-    return "\n".join(lines) + "\n"
-
-
-def _fault(domain, records, nameservers):
-    fields = ("name", "type", "value")
-    if not isinstance(records, list) or not all(
-        isinstance(record, dict) and all(isinstance(record.get(field), str) for field in fields)
-        for record in records
-    ):
-        return f"{domain}: what its machine publishes is no list of records"
-    for record in records:
-        name, kind, value = (record[field] for field in fields)
-        if not re.fullmatch(NAME, name):
-            return f"{domain}: {name[:80]!a} is not the name of a record"
-        if _within(name, domain) and not _usable(kind, value):
-            return f"{domain}: {value[:80]!a} is not the value of a record {kind[:8]!a}"
-    addressed = {record["name"] for record in records if record["type"] in ("A", "AAAA")}
-    for server in nameservers:
-        if _within(f"{server}.", domain) and f"{server}." not in addressed:
-            return (
-                f"{domain}: its name server {server} has no address in it; "
-                "name a host elsewhere in mailsrv:nsd:nameservers"
-            )
-    return ""
-
-
-def _usable(kind, value):
-    if not re.fullmatch(VALUES.get(kind, r"(?!)"), value):
-        return False
-    if kind in ("A", "AAAA"):
+    known = Here(__salt__, __context__, __opts__, __grains__, __pillar__)
+    facts, others = known.facts(), []
+    settings, faults = known.nameserver()
+    if "nsd" not in facts:
+        faults = [f"mailsrv.nsd: this formula does not know NSD on {__grains__['os_family']}"]
+    else:
+        faults = _owners(known) or faults
+    if not faults:
         try:
-            return ipaddress.ip_address(value).version == (4 if kind == "A" else 6)
-        except ValueError:
-            return False
-    return True
+            others = whole.others(facts["nsd"]["whole"], facts["nsd"]["config"])
+        except whole.Unusable as exc:
+            faults = [str(exc)]
+    found = {"made": {}, "refused": {}, "kept": [], "served": [], "foreign": {}, "check": ""}
+    found |= {"faults": faults, "primary": settings["primary"]}
+    found["secondaries"] = settings["secondaries"]
+    if not faults:
+        check = [sys.executable, "-I", whole.__file__, facts["nsd"]["whole"]]
+        found["check"] = shlex.join([*check, facts["nsd"]["config"]])
+        found |= _zones(settings, others, facts["nsd"]["directory"])
+    return found
 
 
-def _within(name, domain):
-    return name == f"{domain}." or name.endswith(f".{domain}.")
+def _owners(known):
+    """What is to stand in the pillar where it does not say yet who owns what."""
+    section = known.settings().get("nsd")
+    target = section.get("machines") if isinstance(section, dict) else None
+    if not isinstance(section, dict | None) or not isinstance(target, str | None):
+        return []
+    return [nameserving.ownership(_mine(target or "*", "glob"), target)]
 
 
-def _read(path):
+def _mine(target, kind):
+    """What minions have published. One that publishes too much for Salt has published nothing."""
     try:
-        with open(path, encoding="ascii", errors="replace") as file:
-            return file.read()
-    except FileNotFoundError:
-        return ""
+        found = __salt__["mine.get"](target, FUNCTION, tgt_type=kind)
+    except (SaltException, ValueError, RecursionError, MemoryError):
+        found = None
+    return found if isinstance(found, dict) else {}
+
+
+def _zones(settings, others, directory):
+    made, refused, kept, foreign = {}, {}, [], {}
+    for minion, owned in settings["machines"].items():
+        # Each is asked for apart: no machine keeps another's records from being read.
+        found = {} if settings["primary"] else _mine(minion, "list").get(minion)
+        for domain in owned:
+            near = next((zone for zone in others if related(zone, domain)), "")
+            if settings["primary"] and not near:
+                kept.append(domain)
+                continue
+            zone, fault = "", ""
+            standing = disk.text(os.path.join(directory, f"{domain}.zone"))
+            if near:
+                fault = f"{domain}: NSD has a zone {near} of your own here; remove one of them"
+            elif not isinstance(found, dict) or domain not in found:
+                fault = (
+                    f"{domain}: {minion} has published no records of it; see "
+                    "docs/fleet.md#dns-of-all-machines, or remove it from mailsrv:nsd:machines"
+                )
+            else:
+                zone, fault = _zone(domain, found[domain], settings, standing)
+            if not fault:
+                made[domain] = zone
+                continue
+            refused[domain] = fault
+            # Where the administrator has this very zone, NSD would not start with two of them.
+            if (standing or settings["primary"]) and near != domain:
+                kept.append(domain)
+        beside = found.keys() - {*owned} if isinstance(found, dict) else ()
+        if beside:
+            names = sorted(beside, key=str)[:SHOWN]
+            more = f" and {len(beside) - SHOWN} more" if len(beside) > SHOWN else ""
+            foreign[minion] = (
+                f"{minion} publishes {', '.join(map(show, names))}{more}, which "
+                "mailsrv:nsd:machines does not give it: nothing of that is served"
+            )
+    served = sorted([*made, *kept])
+    return {"made": made, "refused": refused, "kept": kept, "served": served, "foreign": foreign}
+
+
+def _zone(domain, listed, settings, standing):
+    """The zone file, or why there is none; its serial stays where nothing else changes."""
+    servers = settings["nameservers"]
+    entries, fault = published.entries(domain, listed, servers, settings["addresses"])
+
+    def numbered(serial):
+        return records.zone(domain, entries, servers, serial, COMMENT, others=False)
+
+    if fault:
+        return "", fault
+    found = re.search(r"\bSOA\b[^(]*\(\s*(\d+)", standing)
+    serial = int(found[1]) if found else 0
+    if serial and numbered(serial) == standing:
+        return standing, ""
+    # The quarter of an hour counts: a name server that was made anew is not behind the others.
+    now = time.gmtime()
+    today = int(time.strftime("%Y%m%d", now)) * 100 + now.tm_hour * 4 + now.tm_min // 15
+    return numbered(max(today, serial + 1)), ""

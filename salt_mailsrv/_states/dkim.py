@@ -6,14 +6,15 @@ it and reports that it did.
 """
 
 import contextlib
+import glob
 import grp
 import json
 import os
 import pwd
-import stat
-import tempfile
 import time
 
+from _mailsrv_files import content, delete, own, write
+from _mailsrv_files import owner as owner_of
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 __virtualname__ = "dkim"
@@ -82,7 +83,7 @@ def key_present(
     label = f"RSA, {bits} bits" if algorithm == "rsa" else "Ed25519"
     try:
         source = next((path for path in (name, *adopt) if os.path.exists(path)), None)
-        private = _read(source, algorithm) if source else None
+        private, key = _read(source, algorithm) if source else (None, None)
         if source != name:
             changes["key"] = f"adopted from {source}" if source else f"{label}, new"
         if private is None and __opts__["test"]:
@@ -90,15 +91,15 @@ def key_present(
             ret.update(result=None, comment="the key would be made")
             return ret
         if private is None:
-            private = __salt__["dkim.generate"](bits, algorithm)[0]
-        record = __salt__["dkim.record"](selector, __salt__["dkim.public_key"](private)) + "\n"
+            private, key = __salt__["dkim.generate"](bits, algorithm)
+        record = __salt__["dkim.record"](selector, key) + "\n"
         octets = __salt__["dkim.bare"](private) + "\n" if bare else None
         owner = (*_ids(user, group, strict=not __opts__["test"]), int(mode, 8))
-        if not changes and _owner(name) != owner:
+        if not changes and owner_of(name) != owner:
             changes["owner"] = f"{user}:{group or user} {mode}"
-        if _content(public) != record or _owner(public) != READABLE:
+        if content(public) != record or owner_of(public) != READABLE:
             changes["record"] = public
-        if bare and (_content(bare) != octets or _owner(bare) != owner):
+        if bare and (content(bare) != octets or owner_of(bare) != owner):
             changes["bare"] = bare
         if not changes:
             return ret
@@ -108,8 +109,7 @@ def key_present(
         if "key" in changes:
             _write(name, private, *owner)
         elif "owner" in changes:
-            os.chown(name, *owner[:2])
-            os.chmod(name, owner[2])
+            own(name, *owner)
         if "bare" in changes:
             _write(bare, octets, *owner)
         if "record" in changes:
@@ -162,7 +162,7 @@ def signing(
         Whether the first key waits for its record, too. Default: ``False``.
 
     user, group, mode
-        Who owns the keys of before, and their permissions, as for :func:`key_present`.
+        Who owns the previous keys, and their permissions, as for :func:`key_present`.
 
     adopt
         Files like ``name`` of another signer: the first one that exists is how it stands, where
@@ -185,11 +185,13 @@ def signing(
     changes, directory = ret["changes"], os.path.dirname(name)
     try:
         source = next((path for path in (name, *adopt) if os.path.exists(path)), None)
-        known = json.loads(_content(source)) if source else {}
+        known = _known(source) if source else {}
+        if source and not known:
+            ret["warnings"] = [f"{source} was empty, as after a power cut: {selector} signs"]
         lacking = []
         if known.get("signing", "" if waits else selector) != selector:
             lacking = _lacking(os.path.join(directory, f"{selector}.private"), selector, domains)
-        step = __salt__["dkim.rotation"](
+        step = __salt__["dkim.next_stage"](
             known, selector, lacking, int(time.time()), keep, list(revoked), waits
         )
         # A key that stops signing in this very run is deleted by a later one: its signer still
@@ -207,7 +209,7 @@ def signing(
             changes["deleted"] = over
         if behind:
             changes["keys"] = list(behind)
-        if source != name or step != known or _owner(name) != READABLE:
+        if source != name or step != known or owner_of(name) != READABLE:
             changes.setdefault("file", name)
         if not changes:
             return ret
@@ -226,9 +228,42 @@ def signing(
     return ret
 
 
+def remembered(name, used):
+    """
+    What is remembered of keys that no mail is signed with now is forgotten.
+
+    It will not be true when an algorithm that is off, or another signer, returns.
+
+    name
+        The directory of the keys.
+
+    used
+        The files, as for :func:`signing`, of those that are in use.
+
+    .. code-block:: yaml
+
+        /etc/mail/dkim:
+          dkim.remembered:
+            - used: [/etc/mail/dkim/rsa.signing]
+    """
+    ret = {"name": name, "result": True, "changes": {}, "comment": "nothing is left of others"}
+    found = glob.glob(os.path.join(glob.escape(name), "**", "*.signing"), recursive=True)
+    return delete(ret, {*found} - {*used}, __opts__["test"])
+
+
+def _known(path):
+    text = content(path).strip()
+    try:
+        return json.loads(text) if text else {}
+    except ValueError:
+        raise CommandExecutionError(
+            "does not tell what signs; remove it, and what the pillar says does"
+        ) from None
+
+
 def _lacking(path, selector, domains):
     """Why the record of a key cannot be relied on yet, a sentence for each server that lacks it."""
-    private = _content(path)
+    private = content(path)
     if private is None:
         return [f"{path} is not there yet"]  # in test mode it would be made by the state before
     value = __salt__["dkim.txt"](__salt__["dkim.public_key"](private))
@@ -246,41 +281,30 @@ def _behind(directory, source, selectors, owner, bare):
     files = {}
     for selector in selectors:
         path = os.path.join(directory, f"{selector}.private")
-        private = _content(path) or _content(os.path.join(source, f"{selector}.private"))
+        private = content(path) or content(os.path.join(source, f"{selector}.private"))
         if private is None:
             continue
         wanted = {path: private}
         if bare:
             wanted[path.removesuffix("private") + "bare"] = __salt__["dkim.bare"](private) + "\n"
         for file, text in wanted.items():
-            if _content(file) != text or _owner(file) != owner:
+            if content(file) != text or owner_of(file) != owner:
                 files[file] = text
     return files
 
 
 def _read(path, algorithm):
+    """The private and the public key; to read a key is to look for its primes, so once."""
     with open(path, encoding="ascii", errors="replace") as file:
         private = file.read()
-    try:
-        if __salt__["dkim.algorithm"](private) == algorithm:
-            return private
-    except SaltInvocationError:
-        pass
+    with contextlib.suppress(SaltInvocationError):
+        key = __salt__["dkim.public_key"](private)
+        if f"; k={algorithm}; " in __salt__["dkim.txt"](key):
+            return private, key
     kind = {"rsa": "RSA", "ed25519": "Ed25519"}[algorithm]
     raise CommandExecutionError(
         f"{path} holds no {kind} private key; move it away to have a new one made"
     )
-
-
-def _content(path):
-    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
-        return file.read().decode("ascii", "replace")
-    return None
-
-
-def _owner(path):
-    status = os.stat(path)
-    return status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)
 
 
 def _ids(user, group, strict):
@@ -294,27 +318,4 @@ def _ids(user, group, strict):
 
 
 def _write(path, text, uid, gid, mode):
-    directory = os.path.dirname(path)
-    _make_directory(directory)
-    # Complete, owned and closed to others before it has its name: a run that is interrupted
-    # leaves no half key behind.
-    handle, temporary = tempfile.mkstemp(dir=directory, prefix=".")
-    try:
-        with os.fdopen(handle, "w", encoding="ascii") as file:
-            file.write(text if text.endswith("\n") else text + "\n")
-            os.fchown(file.fileno(), uid, gid)
-            os.fchmod(file.fileno(), mode)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def _make_directory(path):
-    """Make the directory and those above it, open to the signer whatever the umask of the run."""
-    if not os.path.isdir(path):
-        _make_directory(os.path.dirname(path))
-        os.mkdir(path)
-        os.chmod(path, 0o755)  # noqa: S103 - no secret, the key in it has a mode of its own
+    write(path, text if text.endswith("\n") else text + "\n", uid, gid, mode)

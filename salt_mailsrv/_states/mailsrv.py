@@ -1,25 +1,116 @@
 """
-What the machines of a fleet need of each other: a satellite's credential, made on the satellite,
-and what a minion publishes in the master's mine.
+Secrets that are made on the minion, once, and stay: the key of the hashes, the key of SRS, a
+satellite's credential. What a minion publishes for others in the master's mine. What a run is to
+say of itself.
 
-A password never passes through Jinja, an argument, a diff or a log.
+A secret never passes through Jinja, an argument, a diff or a log.
 """
 
 import contextlib
+import glob
 import grp
+import json
 import os
 import secrets
-import stat
 import subprocess
-import tempfile
+import time
 
+from _mailsrv_files import content, delete, octets, own, owner, write
 from salt.exceptions import CommandExecutionError
 
 __virtualname__ = "mailsrv"
 
+KEY_LENGTH = 32
+REMOVE_KEY = "remove it and run again: every password is hashed anew"
+SRS = "srs key "
+ROOT_ALONE = (0, 0, 0o600)
+FOR_ALL = (0, 0, 0o644)
+NAMED = 20  # accounts that a run names one by one
+
 
 def __virtual__():
     return __virtualname__
+
+
+def password_key(name):
+    """
+    There is the key that the salts of all hashes are derived from: 32 random bytes, for root alone.
+
+    It is made once. Where it is missing, every password is hashed anew; an empty one is what a
+    power cut may leave of it, and made anew with a warning. Any other file is an error and stays.
+
+    name
+        The file.
+
+    .. code-block:: yaml
+
+        /etc/mail/password.key:
+          mailsrv.password_key: []
+    """
+    key = octets(name)
+    if key and len(key) != KEY_LENGTH:
+        return _refused(name, f"holds {len(key)} bytes, not {KEY_LENGTH}; {REMOVE_KEY}")
+    return _made_once(name, key, secrets.token_bytes(KEY_LENGTH), "every password is hashed anew")
+
+
+def srs_key(name, key=""):
+    """
+    There is a key for the senders of forwarded mail (SRS), as a line of smtpd.conf(5), root's.
+
+    It is made once. With another name of it in the pillar there is a new one, and bounces to
+    addresses made with the previous one still come back.
+
+    name
+        The file, which smtpd.conf includes.
+
+    key
+        The name of the key, which is not the key. Default: it has none.
+
+    .. code-block:: yaml
+
+        /etc/mail/srs.conf:
+          mailsrv.srs_key:
+            - key: "2026"
+    """
+    lines = (octets(name) or b"").decode("ascii", "replace").splitlines()
+    before = [line for line in lines if line.startswith(f'{SRS}"')]
+    if lines and not before:
+        return _refused(name, f"has no line '{SRS}…'; remove it to have a new key made")
+    title = [f"# {key}"] if key else []
+    if before and [line for line in lines if line.startswith("#")] == title:
+        return _made_once(name, lines, "", "")
+    backup = [line.replace(SRS, f"{SRS}backup ") for line in before]
+    new = [*title, f'{SRS}"{secrets.token_hex(24)}"', *backup]
+    text = "".join(f"{line}\n" for line in new).encode()
+    return _made_once(name, None if before else octets(name), text, "older SRS addresses end")
+
+
+def tidied(name, files):
+    """
+    What a run that was killed has left beside the files that it wrote is gone: Salt's copies, under
+    the name of the file and eight letters more, which may hold secrets.
+
+    name
+        A directory in which any file may have been written.
+
+    files
+        Further files, elsewhere.
+
+    .. code-block:: yaml
+
+        /etc/mail:
+          mailsrv.tidied:
+            - files: [/etc/smtpd.conf]
+    """
+    ret = {"name": name, "result": True, "changes": {}, "comment": "nothing was left"}
+    inside = glob.glob(os.path.join(glob.escape(name), "*"))
+    left = [
+        copy
+        for path in (*inside, *files)
+        for copy in glob.glob(f"{glob.escape(path)}{'[a-z0-9_]' * 8}")
+        if os.path.isfile(copy) and owner(copy) == ROOT_ALONE
+    ]
+    return delete(ret, left, __opts__["test"])
 
 
 def credential_present(name, password, hash, line, group, mode="0640"):
@@ -54,12 +145,12 @@ def credential_present(name, password, hash, line, group, mode="0640"):
     ret = {"name": name, "result": True, "changes": {}, "comment": "the credential is present"}
     changes = ret["changes"]
     try:
-        word, hashed = _content(password), _content(hash)
+        word, hashed = content(password), content(hash)
         if not word or not hashed:
             changes["credential"] = "its hash" if word else "new"
-        if not word or _content(name) != _line(line, word):
+        if not word or content(name) != _line(line, word):
             changes["file"] = name
-        elif _owner(name) != (0, _gid(group), int(mode, 8)):
+        elif owner(name) != (0, _gid(group), int(mode, 8)):
             changes["owner"] = f"root:{group} {mode}"
         if not changes:
             return ret
@@ -70,10 +161,10 @@ def credential_present(name, password, hash, line, group, mode="0640"):
             word = secrets.token_hex(32) + "\n"
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(hash)
-            _write(password, word, 0, 0o600)
+            write(password, word)
         if "credential" in changes:
-            _write(hash, _hash(word), 0, 0o600)
-        _write(name, _line(line, word), _gid(group), int(mode, 8))
+            write(hash, _hash(word))
+        write(name, _line(line, word), 0, _gid(group), int(mode, 8))
     except (CommandExecutionError, OSError) as exc:
         ret.update(result=False, changes={}, comment=f"{name}: {exc}")
         return ret
@@ -101,7 +192,7 @@ def published(name, reader=None):
     """
     ret = {"name": name, "result": True, "changes": {}, "comment": "what is published is right"}
     if __opts__["file_client"] == "local":
-        ret["comment"] = "there is no master to publish it; see the README for how to do it by hand"
+        ret["comment"] = "there is no master to publish it; see docs/satellites.md#without-a-master"
         return ret
     here = __opts__["id"]
     readers = {"allow_tgt": f"{reader},{here}", "allow_tgt_type": "list"} if reader else {}
@@ -128,6 +219,108 @@ def published(name, reader=None):
     return ret
 
 
+def served(name):
+    """
+    Below a directory stands each file of :func:`mailsrv.web` where its URL says, and nothing else.
+
+    name
+        The directory, which is made; everybody may read in it.
+
+    .. code-block:: yaml
+
+        /var/lib/mailsrv/web:
+          mailsrv.served: []
+    """
+    ret = {"name": name, "result": True, "changes": {}, "comment": "what is served is right"}
+    wanted = {
+        os.path.join(name, url.removeprefix("https://")): text.encode()
+        for files in __salt__["mailsrv.web"]().values()
+        for url, text in files.items()
+    }
+    changed = [p for p, text in wanted.items() if octets(p) != text or owner(p) != FOR_ALL]
+    left = [
+        os.path.join(top, file)
+        for top, _, files in os.walk(name)
+        for file in files
+        if os.path.join(top, file) not in wanted
+    ]
+    if changed:
+        ret["changes"]["written"] = changed
+    if left:
+        ret["changes"]["deleted"] = sorted(left)
+    if not ret["changes"]:
+        return ret
+    if __opts__["test"]:
+        ret.update(result=None, comment="what is served would be changed")
+        return ret
+    for path in left:
+        os.unlink(path)
+    for path in changed:
+        write(path, wanted[path], *FOR_ALL)
+    for top, _, _ in os.walk(name, topdown=False) if left else ():
+        with contextlib.suppress(OSError):  # it holds something
+            os.rmdir(top)
+    ret["comment"] = "what is served was changed"
+    return ret
+
+
+def accounts_removed(name, accounts):
+    """
+    Say which accounts this run removes; the file of the accounts is another state's.
+
+    name
+        Any text.
+
+    accounts
+        Their addresses, e.g. ``removed`` of a :class:`_mailsrv.model.Model`.
+
+    Each of the first 20 is a change, the others are one together: a state without changes is not
+    shown where ``state_verbose`` is off.
+
+    .. code-block:: yaml
+
+        mailsrv-dovecot-removed:
+          mailsrv.accounts_removed:
+            - accounts: [gone@example.com]
+    """
+    result, comment = True, "they can no longer log in"
+    if accounts and __opts__["test"]:
+        result, comment = None, "they could no longer log in"
+    changes, more = dict.fromkeys(accounts[:NAMED], "removed"), len(accounts) - NAMED
+    if more > 0:
+        changes["others"] = f"{more} removed"
+    return {
+        "name": name,
+        "result": result,
+        "changes": changes,
+        "comment": f"{comment}; their mail stays until mailsrv.purge removes it",
+    }
+
+
+def _made_once(name, there, new, consequence):
+    """The state of a secret of root's: what is `there` stays, else there is the `new` one."""
+    ret = {"name": name, "result": True, "changes": {}, "comment": "the key is present"}
+    if not there:
+        ret["changes"]["key"] = "new"
+    elif owner(name) != ROOT_ALONE:
+        ret["changes"]["owner"] = "root, 0600"
+    if not ret["changes"]:
+        return ret
+    if there is not None and not there:
+        ret["warnings"] = [f"{name} was empty, as after a power cut: {consequence}"]
+    if __opts__["test"]:
+        ret.update(result=None, comment="the key would be changed")
+    elif there:
+        own(name, *ROOT_ALONE)
+    else:
+        write(name, new)
+    return ret
+
+
+def _refused(name, fault):
+    return {"name": name, "result": False, "changes": {}, "comment": f"{name}: {fault}"}
+
+
 def _line(line, word):
     return line.replace("PASSWORD", word.strip()) + "\n"
 
@@ -144,17 +337,6 @@ def _hash(word):
     return ran.stdout.decode("ascii")
 
 
-def _content(path):
-    with contextlib.suppress(FileNotFoundError), open(path, encoding="ascii") as file:
-        return file.read()
-    return None
-
-
-def _owner(path):
-    status = os.stat(path)
-    return status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)
-
-
 def _gid(group):
     try:
         return grp.getgrnam(group).gr_gid
@@ -164,17 +346,27 @@ def _gid(group):
         raise CommandExecutionError(f"no such group: {group}") from None
 
 
-def _write(path, text, gid, mode):
-    # Complete, owned and closed to others before it has its name.
-    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".")
-    try:
-        with os.fdopen(handle, "w", encoding="ascii") as file:
-            file.write(text)
-            os.fchown(file.fileno(), 0, gid)
-            os.fchmod(file.fileno(), mode)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+def ran(name):
+    """
+    It is noted what this run did, for whoever watches the machine. The note is no change.
+
+    name
+        The file: ``time``, when it ended, and ``states``, how many are ``ok``, ``changed`` and
+        ``failed``; of this formula, and of those that ran before this one.
+
+    .. code-block:: yaml
+
+        /var/lib/mailsrv/run.json:
+          mailsrv.ran:
+            - order: last
+    """
+    ret = {"name": name, "result": True, "changes": {}, "comment": "what this run did is noted"}
+    if __opts__["test"]:
+        return ret
+    states = {"ok": 0, "changed": 0, "failed": 0}
+    for state in __running__.values():
+        if str(state.get("__sls__")).startswith("mailsrv"):
+            changed = "changed" if state.get("changes") else "ok"
+            states["failed" if state.get("result") is False else changed] += 1
+    write(name, json.dumps({"time": int(time.time()), "states": states}))
+    return ret

@@ -4,6 +4,7 @@ import functools
 import json
 import logging
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ CANDIDATES = {
     "dovecot-core": "1:2.4.1+dfsg1-6+deb13u1",
     "dovecot24": "2.4.5_2",
 }
-WRITTEN = {"name", "source", "contents", "template", "mode", "show_changes", "makedirs"}
+WRITTEN = {"name", "source", "contents", "template", "context", "mode", "show_changes", "makedirs"}
 
 
 class Minion:
@@ -61,6 +62,18 @@ class Minion:
         self("test.ping")
         opts = self._opts | {"test": test}
         return salt.loader.states(opts, self._functions, self._utils, None)[name]
+
+    def apply(self, name, test=False, **mailsrv):
+        """Apply the one state with that ID, alone, for what it returns."""
+        chunk = self.state(name, **mailsrv)
+        known = ("state", "fun", "name", "order", "require", "require_in", "watch", "watch_in")
+        arguments = {
+            key: value
+            for key, value in chunk.items()
+            if key not in known and not key.startswith("__")
+        }
+        function = self.state_function(f"{chunk['state']}.{chunk['fun']}", test)
+        return function(chunk["name"], **arguments)
 
     def configure(self):
         """Write the configuration of salt-call into `root`."""
@@ -193,6 +206,15 @@ def pillar(tmp_path_factory):
         return str(directory)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def relay_pem(tmp_path_factory):
+    """The certificate of the relay, in a file."""
+    path = tmp_path_factory.mktemp("relay") / "relay.pem"
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -keyout /dev/null -subj /CN=mail -out"
+    subprocess.run([*command.split(), path], check=True, capture_output=True)
+    return path
 
 
 def overlay(root):

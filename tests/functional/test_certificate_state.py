@@ -2,10 +2,12 @@
 
 import os
 import stat
+import subprocess
+import time
 
 import pytest
 
-from authority import Authority, cert_pem, fingerprint, key_pem
+from authority import Authority, cert_pem, fingerprint, key_pem, new_key
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the key is root's")
 HOST = "mx.example.com"
@@ -248,3 +250,166 @@ def test_the_files_of_an_acme_client_are_followed_through_a_renewal(
         ]
         assert standing(place) == pems
         assert not installed(cert_source=str(cert), key_source=str(key))["changes"]
+
+
+# To begin with, until a CA gives one
+
+
+@pytest.fixture
+def begun(minion, tmp_path, place):
+    """Apply the state; of what stands, by what it is called there."""
+    cert, key = place
+    pairs = [(str(tmp_path / f"{name}.crt"), str(tmp_path / f"{name}.key")) for name in "ab"]
+
+    def apply(test=False, kind="rsa"):
+        function = minion().state_function("certificate.begun", test)
+        return function(
+            str(cert),
+            key=str(key),
+            hostname=HOST,
+            next=str(tmp_path / "next"),
+            kind=kind,
+            adopt=[list(pair) for pair in pairs],
+        )
+
+    return apply
+
+
+def put(tmp_path, name, pems):
+    (tmp_path / f"{name}.crt").write_text(pems[0])
+    (tmp_path / f"{name}.key").write_text(pems[1])
+    return pems
+
+
+@pytest.mark.parametrize("kind", ["rsa", "ecdsa"])
+def test_where_there_was_none_one_is_made_and_kept(begun, place, minion, kind):
+    assert begun(test=True, kind=kind)["result"] is None
+    assert standing(place) == (None, None)
+    ret = begun(kind=kind)
+    assert (ret["result"], ret["changes"]) == (True, {"certificate": "new, self-signed"})
+    made = standing(place)
+    look = minion()("certificate.look", made[0], HOST, made[1])
+    assert (look["broken"], look["doubtful"], look["kind"]) == ([], [], kind)
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in place]
+    assert modes == [0o644, 0o600]
+    # Another kind is the work of the program: clients have been told to trust this one.
+    assert begun(kind="ecdsa" if kind == "rsa" else "rsa")["changes"] == {}
+    assert standing(place) == made
+    place[1].chmod(0o644)
+    assert begun()["changes"] == {"owner": [str(place[1])]}
+    assert stat.S_IMODE(place[1].stat().st_mode) == 0o600
+
+
+def test_what_was_served_is_taken_over_if_clients_took_it(authority, begun, place, tmp_path):
+    put(tmp_path, "a", authority.pems(HOST, begins=-9, ends=-1))  # expired
+    second = put(tmp_path, "b", authority.pems(HOST))
+    ret = begun()
+    assert ret["changes"] == {"certificate": f"that of {tmp_path}/b.crt"}
+    assert standing(place) == second
+    assert begun()["changes"] == {}
+
+
+@pytest.mark.parametrize("killed", [None, "after the key", "after both"])
+def test_a_next_key_that_was_taking_its_place_takes_it(authority, begun, place, tmp_path, killed):
+    place[0].parent.mkdir()
+    before, after = authority.pems(HOST), put(tmp_path, "next", authority.pems(HOST))
+    place[0].write_text(after[0] if killed == "after both" else before[0])
+    place[1].write_text(after[1] if killed else before[1])
+    (tmp_path / "next.shown").write_text("5\n")
+    assert begun(test=True)["result"] is None
+    assert begun()["changes"] == {"certificate": "that of the next key"}
+    assert standing(place) == after
+    assert not [*tmp_path.glob("next.*")]
+    assert begun()["changes"] == {}
+
+
+def test_one_that_does_not_fit_its_key_is_said_and_stays(authority, begun, place):
+    place[0].parent.mkdir()
+    place[0].write_text(authority.pems(HOST)[0])
+    place[1].write_text(authority.pems(HOST)[1])
+    before = standing(place)
+    ret = begun()
+    assert (ret["result"], ret["changes"]) == (False, {})
+    assert "is not the certificate of the key beside it" in ret["comment"]
+    assert standing(place) == before
+
+
+@pytest.mark.parametrize("left", [None, ""])
+@pytest.mark.parametrize("kind", ["rsa", "ecdsa"])
+def test_a_key_whose_certificate_a_power_cut_took_is_kept(
+    authority, begun, place, minion, tmp_path, kind, left
+):
+    """DNS may name it, and a CA has given it a certificate before."""
+    begun(kind=kind)
+    key = standing(place)[1]
+    place[0].write_text("") if left == "" else place[0].unlink()
+    put(tmp_path, "a", authority.pems(HOST))
+    said = {"certificate": "new, self-signed, of the key that was there"}
+    assert (begun(test=True)["changes"], begun()["changes"]) == (said, said)
+    cert, same = standing(place)
+    assert same == key
+    look = minion()("certificate.look", cert, HOST, same)
+    assert (look["broken"], look["doubtful"], look["self_signed"]) == ([], [], True)
+    assert begun()["changes"] == {}
+
+
+def test_a_key_that_is_none_is_not_kept(authority, begun, place, tmp_path):
+    place[0].parent.mkdir()
+    pems = authority.pems(HOST)
+    locked = subprocess.run(
+        ["openssl", "pkey", "-aes256", "-passout", "pass:x"],
+        input=pems[1],
+        capture_output=True,
+        text=True,
+    ).stdout
+    for key in (pems[1][:100], pems[0], locked, "\0" * 512, ""):
+        place[0].write_text("")
+        place[1].write_text(key)
+        assert begun()["changes"] == {"certificate": "new, self-signed"}
+    put(tmp_path, "a", pems)
+    place[0].write_text("")
+    place[1].write_text(pems[1][:100])
+    assert begun()["changes"] == {"certificate": f"that of {tmp_path}/a.crt"}
+
+
+def test_without_a_next_key_nothing_is_asked_of_dns(minion, tmp_path):
+    function = minion().state_function("certificate.next_shown")
+    ret = function(str(tmp_path / "shown"), key=str(tmp_path / "next.key"), hostname=HOST)
+    assert (ret["result"], ret["changes"]) == (True, {})
+
+
+def test_a_next_key_whose_record_cannot_be_asked_for_waits(minion, tmp_path):
+    (tmp_path / "next.key").write_text(key_pem(new_key()))
+    (tmp_path / "shown").write_text("5\n")
+    function = minion().state_function("certificate.next_shown")
+    ret = function(str(tmp_path / "shown"), key=str(tmp_path / "next.key"), hostname="mx.invalid")
+    assert (ret["result"], ret["changes"]) == (True, {"shown": False})
+    assert ret["comment"].startswith("the next key waits for its record 3 1 1 ")
+    assert not (tmp_path / "shown").exists()
+
+
+@pytest.mark.parametrize("left", ["99999999999", "x", "\0\0", ""])
+def test_a_record_that_was_seen_by_a_clock_that_was_ahead_is_seen_anew(
+    minion, tmp_path, monkeypatch, left
+):
+    path = tmp_path / "shown"
+    (tmp_path / "next.key").write_text(key_pem(new_key()))
+    path.write_text(left)
+    machine = minion()
+    function = machine.state_function("certificate.next_shown")
+    assert machine._functions["mailcheck.lacking"]
+    monkeypatch.setitem(machine._functions._dict, "mailcheck.lacking", lambda *asked: [])
+    ret = function(str(path), key=str(tmp_path / "next.key"), hostname=HOST)
+    assert (ret["result"], ret["changes"]) == (True, {"shown": True})
+    assert abs(int(path.read_text()) - time.time()) < 60
+    ret = function(str(path), key=str(tmp_path / "next.key"), hostname=HOST)
+    assert (ret["result"], ret["changes"]) == (True, {})
+
+
+def test_a_next_key_that_a_power_cut_has_emptied_is_no_error(minion, tmp_path):
+    for left in (b"", b"\0\0\0"):
+        (tmp_path / "next.key").write_bytes(left)
+        function = minion().state_function("certificate.next_shown")
+        ret = function(str(tmp_path / "shown"), key=str(tmp_path / "next.key"), hostname=HOST)
+        assert (ret["result"], ret["changes"]) == (True, {})
+        assert "holds neither a certificate nor a key" in ret["comment"]

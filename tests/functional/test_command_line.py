@@ -20,9 +20,11 @@ def salt_call(minion):
     def call(*arguments, out="json", machine=None, **options):
         machine = machine or minion(**options)
         machine.configure()
-        command = [sys.executable, "-c", "import salt.scripts; salt.scripts.salt_call()"]
-        command += ["--config-dir", machine.root]
-        command += ["--retcode-passthrough", "--log-level=error", f"--out={out}", *arguments]
+        # What it is called tells the modules who prints.
+        script = "import sys, salt.scripts; sys.argv[0] = 'salt-call'; salt.scripts.salt_call()"
+        command = [sys.executable, "-c", script, "--config-dir", machine.root]
+        command += ["--retcode-passthrough", "--log-level=error", *arguments]
+        command += [f"--out={out}"] if out else []
         ran = subprocess.run(command, capture_output=True, text=True)
         output = json.loads(ran.stdout)["local"] if out == "json" else ran.stdout
         return ran.returncode, output, ran.stdout + ran.stderr
@@ -51,6 +53,23 @@ def test_lint_fails_with_every_fault_and_no_secret(salt_call, pillar):
     assert "hunter2" not in said
 
 
+def test_a_person_gets_sentences_in_80_columns_and_a_program_the_data(salt_call, pillar):
+    faulty = pillar("domains: [mail]\naliases: {sales@example.com: nobody@example.com}\n")
+    faults = salt_call("mailsrv.lint", pillar=faulty)[1]
+    status, shown, _ = salt_call("mailsrv.lint", pillar=faulty, out=None)
+    assert status == 1
+    assert " ".join(shown.split()) == " ".join(f"- {fault}" for fault in faults)
+    assert all(len(line) <= 80 for line in shown.splitlines())
+    assert salt_call("mailsrv.lint", out=None)[:2] == (0, "nothing\n")
+
+
+def test_a_pillar_that_is_no_yaml_is_called_so(salt_call, pillar):
+    """Not: list at least one domain."""
+    status, faults, _ = salt_call("mailsrv.lint", pillar=pillar("domains: [example.com\n"))
+    assert status == 1
+    assert [fault.partition(": ")[0] for fault in faults] == ["the pillar cannot be read"]
+
+
 def test_a_faulty_pillar_stops_a_run_with_a_status(salt_call, pillar):
     faulty = pillar("domains: [mail]\n")
     status, output, _ = salt_call("state.apply", "mailsrv", pillar=faulty)
@@ -72,17 +91,18 @@ def test_a_minion_that_never_synced_says_so_without_a_traceback(salt_call, minio
     assert len(said.splitlines()) < 20
 
 
-@pytest.fixture(scope="module")
-def printed(salt_call, minion):
-    """The zone as README.md and bootstrap print it."""
+@pytest.fixture(scope="module", params=[None, "txt"])
+def printed(request, salt_call, minion):
+    """The zone as bootstrap prints it, and as text of Salt's own."""
     machine = minion()
     for key in [chunk for chunk in machine.low() if chunk["fun"] == "key_present"]:
         file = machine.at(key["name"])
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(RSA.generate(2048).export_key())
-    status, output, _ = salt_call("mailsrv.zone", "example.com", machine=machine, out="txt")
+    status, output, _ = salt_call("mailsrv.zone", "example.com", machine=machine, out=request.param)
     assert status == 0
-    return "".join(line[len("local: ") :] for line in output.splitlines(True))
+    own = "local: " if request.param else ""
+    return "".join(line[len(own) :] for line in output.splitlines(True))
 
 
 def test_the_zone_that_is_printed_loads(printed, load_zone):

@@ -122,11 +122,10 @@ class Smtpd:
         return "Linux" if "/proc/" in self._text else "FreeBSD"
 
     def write(self, changes=None):
-        """The program, changed; Linux has another address of a socket."""
+        """The program, changed."""
         for old, new in (changes or {}).items():
             assert old in self._text
             self._text = self._text.replace(old, new)
-        self._text = self._text.replace('"C C a*", 2 + length $path, 1', '"S a*", 1')
         self.program.write_text(self._text)
 
     def _start(self):
@@ -288,16 +287,22 @@ REPLIES = {
 }
 
 
-@pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("reply", REPLIES)
+# To DATA, these are the answer.
+SAID = [
+    (step, reply)
+    for reply in REPLIES
+    for step in STEPS
+    if step != "DATA" or reply not in ("too early", "half an answer")
+]
+
+
+@pytest.mark.parametrize(("step", "reply"), SAID)
 def test_what_dovecot_says_decides(debian, step, reply):
     """Refusals of the recipient and of the message are the sender's; all else waits."""
     debian.write({"alarm 240": "alarm 1"})
     debian.dovecot.replies = {step: REPLIES[reply]}
     if step in ("RCPT", "DATA") and REPLIES[reply] is None:
         debian.dovecot.replies[step] = b""
-    if (step, reply) in {("DATA", "too early"), ("DATA", "half an answer")}:
-        pytest.skip("is the answer")
     if step == "DATA" and reply == "half a line":
         debian.dovecot.replies[step] = b"354"
     status, said = debian.deliver()

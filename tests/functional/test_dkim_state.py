@@ -75,7 +75,7 @@ def test_a_key_and_its_record_are_made(present, key, record):
     assert RSA.import_key(key.read_text()).size_in_bits() == 1024
     assert owner(key) == (SIGNER, GROUP, 0o440)
     assert owner(record)[2] == 0o644
-    assert record.read_text().startswith("s1._domainkey\tIN\tTXT\t( ")
+    assert record.read_text().startswith("s1._domainkey\tIN\tTXT\t(\n")
     assert published(record) == f"v=DKIM1; k=rsa; t=s; p={public(key.read_text())}"
     assert {*os.listdir(key.parent)} == {key.name, record.name}
 

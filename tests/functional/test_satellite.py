@@ -17,15 +17,6 @@ mailsrv:
 WEB1 = "web1.example.com"
 
 
-@pytest.fixture(scope="session")
-def relay_pem(tmp_path_factory):
-    """The certificate of the relay, in a file."""
-    path = tmp_path_factory.mktemp("relay") / "relay.pem"
-    command = "openssl req -x509 -newkey rsa:2048 -nodes -keyout /dev/null -subj /CN=mail -out"
-    subprocess.run([*command.split(), path], check=True, capture_output=True)
-    return path
-
-
 @pytest.fixture
 def satellite(minion, pillar, relay_pem):
     """A satellite of that system with that agent."""
@@ -54,7 +45,7 @@ def test_a_satellite_renders_and_every_requisite_is_met(satellite, system, agent
     assert not dangling(low)
     functions = {(chunk["state"], chunk["fun"]) for chunk in low}
     assert {("mailsrv", "credential_present"), ("mailsrv", "published")} <= functions
-    assert (("service", "running") in functions) is (agent == "opensmtpd")
+    assert (("daemon", "running") in functions) is (agent == "opensmtpd")
     rooms = {chunk["__sls__"] for chunk in low}
     assert not [room for room in rooms if re.search("dovecot|dkim|genkeys|tls", room)]
 
@@ -62,17 +53,34 @@ def test_a_satellite_renders_and_every_requisite_is_met(satellite, system, agent
 @pytest.mark.parametrize("agent", AGENTS)
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_the_mail_server_that_came_with_the_system_gives_way(satellite, system, agent):
-    low = satellite(system, agent, services=("sendmail", "cron")).low("mailsrv.satellite")
-    (dead,) = [chunk for chunk in low if chunk["fun"] == "dead"]
-    assert (dead["name"], dead["enable"]) == ("sendmail", False)
-    sysrc = {chunk["name"]: chunk["value"] for chunk in low if chunk["state"] == "sysrc"}
-    assert sysrc == ({"sendmail_enable": "NONE"} if system == "FreeBSD" else {})
+    low = satellite(system, agent).low("mailsrv.satellite")
+    stopped = {chunk["name"] for chunk in low if chunk["fun"] == "stopped"}
+    assert "sendmail" in stopped
+    assert bool(stopped & {"opensmtpd", "smtpd"}) is (agent == "dma")
+    sysrc = {chunk["name"]: chunk for chunk in low if chunk["state"] == "sysrc"}
+    assert bool(sysrc) is (system == "FreeBSD")
+    if sysrc:
+        assert sysrc.pop("sendmail_enable")["value"] == "NONE"
+        assert "daily_submit_queuerun" in sysrc
+        found = {(chunk["value"], chunk["file"]) for chunk in sysrc.values()}
+        assert found == {("NO", "/etc/periodic.conf")}
 
 
 def test_on_freebsd_sendmail_leads_to_the_agent(satellite):
     for agent, program in (("opensmtpd", "/usr/local/sbin/smtpctl"), ("dma", "/usr/libexec/dma")):
         files = satellite("FreeBSD", agent).files("mailsrv.satellite")
-        assert f"\nsendmail\t{program}\n" in files["/etc/mail/mailer.conf"]
+        assert f"\nsendmail\t{program}\n" in files["/usr/local/etc/mail/mailer.conf"]
+
+
+def test_on_freebsd_each_agent_takes_away_what_cron_called_for_the_other(satellite):
+    lines = {"opensmtpd": "/usr/local/etc/cron.d/mailsrv-opensmtpd", "dma": "/etc/cron.d/dma"}
+    for agent, other in (AGENTS, reversed(AGENTS)):
+        machine = satellite("FreeBSD", agent)
+        low = machine.low("mailsrv.satellite")
+        assert lines[agent] in machine.files("mailsrv.satellite")
+        absent = [machine.bare(chunk["name"]) for chunk in low if chunk["fun"] == "absent"]
+        assert lines[other] in absent
+        assert lines[agent] not in absent
 
 
 def test_an_opensmtpd_that_openssl_3_breaks_is_taken_from_backports_here_too(satellite):
@@ -95,8 +103,8 @@ def test_smtpd_hears_nobody_but_this_machine_and_relays_with_tls_and_credential(
     assert f"table secrets file:{secrets}/satellite.secrets\n" in text
 
 
-def test_smtpd_takes_the_configuration(satellite, program, tmp_path):
-    smtpd = program("smtpd")
+def test_smtpd_takes_the_configuration(satellite, program, suite, tmp_path):
+    smtpd = program("smtpd", suite)
     machine = satellite()
     text = machine.files("mailsrv.satellite")["/etc/smtpd.conf"]
     (tmp_path / "secrets").write_text("relay web1.example.com:secret\n")

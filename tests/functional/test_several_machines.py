@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+HOST = "minion"  # the id that the fixture gives it
 OWN = {
     "mx1.example.com": {"example.com": ["user1@example.com", "hunter2"]},
     "mx2.example.net": {"example.net": ["user2@example.net", "swordfish"]},
@@ -54,7 +55,14 @@ def test_a_machine_of_another_name_gets_nothing(minion, tree):
 
 
 def test_a_zone_that_cannot_be_made_anew_stays_and_one_of_nobody_goes(minion, pillar, program):
-    machine = minion(pillar=pillar("mailsrv: {nsd: {nameservers: [ns1.example.org]}}"))
+    machine = minion(
+        pillar=pillar(f"""
+mailsrv:
+  nsd:
+    machines: {{{HOST}: [example.com, example.net]}}
+    nameservers: [ns1.example.org]
+""")
+    )
     good = [{"name": "example.com.", "type": "TXT", "value": "v=spf1 mx -all"}]
     bad = [{"name": "example.net.", "type": "TXT", "value": '"'}]
     machine("data.update", "mine_cache", {"mailsrv.dns": {"example.com": good, "example.net": bad}})
@@ -67,7 +75,7 @@ def test_a_zone_that_cannot_be_made_anew_stays_and_one_of_nobody_goes(minion, pi
     (refused,) = [chunk for chunk in low if chunk["state"] == "test"]
     assert refused["name"] == "example.net: '\"' is not the value of a record 'TXT'"
     (config,) = [chunk for chunk in low if chunk["__id__"] == "mailsrv-nsd-config"]
-    assert config["context"]["domains"] == ["example.com", "example.net"]
+    assert config["context"]["served"] == ["example.com", "example.net"]
 
     result = machine("state.high", dict(map(file_state, files(low, directory, program))))
     assert not [state["comment"] for state in result.values() if not state["result"]]

@@ -5,6 +5,9 @@ import pytest
 SYSTEMS = ["Debian", "FreeBSD"]
 SIGNERS = ["dkimproxy", "dkimsign", "rspamd"]
 SEED = "tests/functional/seed"
+# The states that make keys.
+KEYS = ["dkim.key_present", "dkim.signing", "mailsrv.password_key", "mailsrv.srs_key"]
+KEYS += ["certificate.self_signed"]
 SEED_SLS = ["mailsrv.genkeys", "mailsrv.opensmtpd", "mailsrv.dovecot", "mailsrv.dkimproxy"]
 
 
@@ -42,7 +45,7 @@ def named(low, *kind):
 def test_the_whole_server_renders_and_every_requisite_is_met(minion, system, pillar, mailsrv):
     low = minion(system, pillar).low(**mailsrv)
     assert not dangling(low)
-    for kind in ("pkg.installed", "file.managed", "dkim.key_present", "service.running"):
+    for kind in ("pkg.installed", "file.managed", "dkim.key_present", "daemon.running"):
         assert named(low, *kind.split("."))
 
 
@@ -73,8 +76,8 @@ def test_every_room_can_be_applied_alone(minion, system, sls):
 def test_the_top_file_of_2015_makes_a_whole_server(minion, system):
     low = minion(system, SEED).low(SEED_SLS)
     assert not dangling(low)
-    whole = named(minion(system, SEED).low(), "service", "running")
-    assert named(low, "service", "running") == whole
+    whole = named(minion(system, SEED).low(), "daemon", "running")
+    assert named(low, "daemon", "running") == whole
 
 
 @pytest.mark.parametrize(("system", "signer"), [("Debian", "dkimsign"), ("FreeBSD", "dkimproxy")])
@@ -86,7 +89,7 @@ def test_the_signer_is_the_systems_own_where_the_pillar_names_none(minion, syste
 @pytest.mark.parametrize("selector", ["007", "1.10", "yes"])
 def test_a_selector_that_yaml_reads_otherwise_stays_text(minion, selector):
     keys = [c for c in minion().low(dkim={"selector": selector}) if c["state"] == "dkim"]
-    assert [key["selector"] for key in keys] == [selector, selector]
+    assert [key["selector"] for key in keys if "selector" in key] == [selector, selector]
 
 
 def test_what_a_signer_remembers_that_is_not_used_is_forgotten(minion):
@@ -99,12 +102,11 @@ def test_what_a_signer_remembers_that_is_not_used_is_forgotten(minion):
     for file in used, *unused:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("{}")
-    state = machine.state("mailsrv-genkeys-signing-unused")
-    for changes in (True, False):
-        command = ("state.single", "cmd.run", state["name"])
-        (made,) = machine(*command, onlyif=state["onlyif"]).values()
-        assert made["result"] is True
-        assert bool(made["changes"]) is changes
+    forget = ("mailsrv-genkeys-signing-unused",)
+    assert machine.apply(*forget, test=True)["result"] is None
+    for deleted in (sorted(map(str, unused)), None):
+        made = machine.apply(*forget)
+        assert (made["result"], made["changes"].get("deleted")) == (True, deleted)
     assert used.exists()
     assert not [file for file in unused if file.exists()]
 
@@ -133,37 +135,48 @@ def test_freebsd_has_a_package_of_dkimproxy(minion):
     assert ["dkimproxy"] in [chunk.get("pkgs") for chunk in low]
 
 
+def test_freebsd_has_the_sqlite_of_the_python_that_salt_has(minion):
+    """Python's default changes: 'No packages available to install matching py311-…'."""
+    machine = minion("FreeBSD", grains=(("pythonversion", [3, 12, 15, "final", 0]),))
+    assert machine.state("mailsrv-guard-packages")["pkgs"] == ["python3", "py312-sqlite3"]
+
+
 @pytest.mark.parametrize(
-    ("system", "here"),
-    [("Debian", ["exim4"]), ("Debian", ["postfix", "sendmail"]), ("FreeBSD", ["sendmail"])],
+    ("system", "others"),
+    [
+        ("Debian", {"exim4", "postfix", "sendmail"}),
+        ("FreeBSD", {"exim", "postfix", "sendmail"}),
+    ],
 )
-def test_the_mail_server_that_came_with_the_system_gives_way(minion, system, here):
-    machine = minion(system, services=("cron", *here))
-    assert named(machine.low(), "service", "dead") == set(here)
-    assert not any(machine.state(f"mailsrv-stock-mta-{name}")["enable"] for name in here)
+def test_the_mail_server_that_came_with_the_system_gives_way(minion, system, others):
+    machine = minion(system)
+    assert others <= named(machine.low(), "daemon", "stopped")
+    for name in others:
+        assert machine.state(f"mailsrv-stock-mta-{name}")["require_in"]
 
 
 @pytest.mark.parametrize("spam_filter", [False, True])
 def test_rspamd_is_retired_where_it_neither_signs_nor_filters(minion, spam_filter):
-    machine = minion(services=("rspamd",))
-    low = machine.low(dkim={"signer": "dkimsign"}, spam_filter=spam_filter)
-    assert named(low, "service", "dead") == (set() if spam_filter else {"rspamd"})
-    assert ("rspamd" in named(low, "service", "running")) is spam_filter
+    low = minion().low(dkim={"signer": "dkimsign"}, spam_filter=spam_filter)
+    assert ("rspamd" in named(low, "daemon", "stopped")) is not spam_filter
+    assert ("rspamd" in named(low, "daemon", "running")) is spam_filter
 
 
 def test_smtpd_is_restarted_once_rspamd_answers(minion):
-    smtpd = minion().state("service: mailsrv-opensmtpd-service", spam_filter=True)
-    assert {"cmd": "mailsrv-rspamd-ready"} in smtpd["require"]
+    smtpd = minion().state("mailsrv-opensmtpd-service", spam_filter=True)
+    assert {"daemon": "mailsrv-rspamd-service"} in smtpd["require"]
+    assert minion().state("mailsrv-rspamd-service", spam_filter=True)["ready"]
     config = minion().state("mailsrv-rspamd-config", spam_filter=True)
     assert config["check_cmd"] == "rspamadm configtest -c"
 
 
 def test_a_signer_of_before_is_retired_once_mail_goes_elsewhere(minion):
-    machine = minion(services=("dkimproxy_out",))
-    assert named(machine.low(), "service", "dead") == {"dkimproxy_out"}
+    machine = minion()
+    assert "dkimproxy_out" in named(machine.low(), "daemon", "stopped")
     requisites = machine.state("mailsrv-dkimproxy-retired")["require"]
-    assert requisites == [{"service": "mailsrv-opensmtpd-service"}]
-    assert not named(machine.low(dkim={"signer": "dkimproxy"}), "service", "dead")
+    assert requisites == [{"daemon": "mailsrv-opensmtpd-service"}]
+    low = machine.low(dkim={"signer": "dkimproxy"})
+    assert "dkimproxy_out" not in named(low, "daemon", "stopped")
 
 
 BOOKWORM = {"grains": (("oscodename", "bookworm"),), "packages": (("opensmtpd", "6.8.0p2-4"),)}
@@ -176,6 +189,42 @@ def test_an_opensmtpd_that_openssl_3_breaks_is_taken_from_backports(minion):
     source = machine.state("mailsrv-opensmtpd-backports")
     assert "\nSuites: bookworm-backports\n" in source["contents"]
     assert minion().state("mailsrv-opensmtpd-packages")["fun"] == "installed"
+
+
+def test_a_dry_run_asks_nothing_of_backports_that_it_may_not_add(minion):
+    """ "No information found for 'opensmtpd'", and thirteen states failed."""
+    machine = minion(test=True, **BOOKWORM)
+    packages = machine.state("mailsrv-opensmtpd-packages")
+    assert (packages["fun"], packages["pkgs"]) == ("installed", [{"opensmtpd": ">=7.3"}])
+    assert "fromrepo" not in packages
+    assert not dangling(machine.low())
+
+
+def test_where_no_version_is_known_the_newest_is_taken_for_granted(minion):
+    """Without apt's lists and a network to fetch them, a traceback ended even a dry run."""
+    machine = minion(machine={"packages": {}, "candidates": {}, "services": []})
+    assert machine.state("mailsrv-opensmtpd-packages")["fun"] == "installed"
+    assert not dangling(machine.low())
+    assert "\ndovecot_config_version = 2.4" in machine.files()["/etc/dovecot/dovecot.conf"]
+
+
+def test_backports_are_no_source_where_the_release_has_the_package(minion):
+    """After an upgrade of the system, that of the release before was still there."""
+    name = "mailsrv-opensmtpd-backports"
+    assert minion(packages=(("opensmtpd", "7.6.0p1-1"),)).state(name)["fun"] == "absent"
+    backported = minion(packages=(("opensmtpd", "7.4.0p1-1~bpo12+1"),))
+    assert name not in {chunk["__id__"] for chunk in backported.low()}
+
+
+def test_before_the_upgrade_of_dovecot_its_next_configuration_is_at_hand(minion):
+    """dovecot-core stayed half configured: 2.4 was started with the file of 2.3."""
+    before, after = minion(packages=(("dovecot-core", "1:2.3.19.1+dfsg1-2.1"),)), minion()
+    next_file = before.files()["/etc/dovecot/dovecot-2.4.conf"]
+    assert next_file == after.files()["/etc/dovecot/dovecot.conf"]
+    assert next_file != before.files()["/etc/dovecot/dovecot.conf"]
+    for name in "mailsrv-dovecot-next", "mailsrv-dovecot-next-start":
+        assert before.state(f"file: {name}")["fun"] == "managed"
+        assert after.state(f"file: {name}")["fun"] == "absent"
 
 
 @pytest.mark.parametrize(("system", "os"), [("Debian", "Ubuntu"), ("FreeBSD", "FreeBSD")])
@@ -206,3 +255,18 @@ def test_a_certificate_of_the_pillar_is_looked_at_before_anything_is_touched(min
     assert (state["source"], state["key_source"]) == (tls["cert"], tls["key"])
     assert machine.bare(state["name"]) == "/etc/mail/tls/mx.example.com.copy.crt"
     assert "mailsrv-tls-self-signed" not in {chunk["__id__"] for chunk in low}
+
+
+@pytest.mark.parametrize("signer", SIGNERS)
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_backup_holds_or_names_all_that_is_made_on_the_machine(minion, system, signer):
+    machine = minion(system, id="backup.example.com")
+    low = machine.low(dkim={"signer": signer, "ed25519": signer != "dkimproxy"})
+    made = set().union(*(named(low, *kind.split(".")) for kind in KEYS))
+    assert len(made) >= 6
+    for name in made:
+        machine.at(name).parent.mkdir(parents=True, exist_ok=True)
+        machine.at(name).write_text("a key")
+    found = machine("mailsrv.backup_paths")
+    known = [*found["paths"], *found["left out"]]
+    assert [m for m in made if not any(f"{m}/".startswith(f"{path}/") for path in known)] == []

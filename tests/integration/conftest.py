@@ -156,7 +156,7 @@ def pillar_tree(short_tmp):
 @pytest.fixture(scope="session")
 def master(salt_factories, short_tmp, pillar_tree, repository):
     """
-    A master as README.md configures it for gitfs.
+    A master as docs/salt.md configures it for gitfs.
 
     The file root before it holds the same osmap.yaml, its paths below each minion's own directory.
     """
@@ -194,7 +194,13 @@ def master(salt_factories, short_tmp, pillar_tree, repository):
 
 
 @pytest.fixture(scope="session")
-def add_minion(master, short_tmp):
+def minions():
+    """The minions that were started, by their name."""
+    return {}
+
+
+@pytest.fixture(scope="session")
+def add_minion(master, minions, short_tmp):
     """Start a minion; the master's `salt` with this minion for its target."""
 
     def start(name):
@@ -210,12 +216,11 @@ def add_minion(master, short_tmp):
             },
         )
         daemon.start()
-        started.append(daemon)
+        minions[name] = daemon
         return daemon
 
-    started = []
     yield start
-    for daemon in started:
+    for daemon in minions.values():
         daemon.terminate()
 
 

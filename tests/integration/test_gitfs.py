@@ -1,5 +1,7 @@
 """One entry in gitfs_remotes serves states and modules, from a branch and from a tag."""
 
+from pathlib import Path
+
 import pytest
 
 LIBRARIES = {"gitpython": "git", "pygit2": "pygit2"}
@@ -33,10 +35,12 @@ def test_one_entry_serves_states_and_modules(salt_call, provider, reference):
     call = salt_call(provider, reference)
     assert call("cp.envs") == ["base"]
     synced = call("saltutil.sync_all")
-    assert synced["states"] == ["states.certificate", "states.dkim", "states.mailsrv"]
+    files = Path(__file__).parents[2].glob("salt_mailsrv/_states/*.py")
+    assert synced["states"] == sorted(f"states.{file.stem}" for file in files)
+    assert synced["output"] == ["output.mailsrv"]
     assert {"modules.dkim", "modules.mailsrv", "modules.password"} <= set(synced["modules"])
     low = call("state.show_low_sls", "mailsrv")
-    assert {"dkim.key_present", "file.managed", "pkg.installed", "service.running"} <= {
+    assert {"dkim.key_present", "file.managed", "pkg.installed", "daemon.running"} <= {
         f"{chunk['state']}.{chunk['fun']}" for chunk in low
     }
 

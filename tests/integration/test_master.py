@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import subprocess
 
 import pytest
 
@@ -33,7 +34,7 @@ def test_the_first_highstate_of_a_new_machine_brings_what_it_needs(fleet, salt):
         ids = {state["__id__"] for state in states.values()}
         assert {"mailsrv-dovecot-config", "mailsrv-opensmtpd-config"} <= ids
     for functions in salt("mx*", "sys.list_state_functions", "dkim").values():
-        assert functions == ["dkim.key_present", "dkim.signing"]
+        assert functions == ["dkim.key_present", "dkim.remembered", "dkim.signing"]
 
 
 @pytest.mark.usefixtures("fleet")
@@ -41,6 +42,17 @@ def test_each_machine_answers_for_its_own_domains_alone(salt):
     answers = salt("mx*", "mailsrv.explain", "user1@example.com")
     assert answers[MX1]["accepted"] == "yes"
     assert answers[MX2]["because"] == "example.com is not one of our domains: example.net"
+
+
+@pytest.mark.usefixtures("fleet")
+def test_a_master_prints_with_what_it_has_itself(master):
+    """Without --out: "Invalid outputter mailsrv specified, fall back to nested"."""
+    cli = master.salt_cli()
+    command = [cli.python_executable, cli.get_script_path(), f"--config-dir={cli.config_dir}"]
+    command += ["--log-level=error", MX1, "mailsrv.explain", "user1@example.com"]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert f"{MX1}:\n  accepted: 'yes'\n" in ran.stdout
 
 
 @pytest.fixture(scope="session")

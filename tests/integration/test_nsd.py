@@ -4,22 +4,27 @@ import json
 import os
 import socket
 import subprocess
+import time
 
 import dns.exception
 import dns.message
 import dns.query
 import dns.rcode
 import pytest
+import salt.channel.client
+import salt.exceptions
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="keys are made for root: run as root")
 
 NS1 = "ns1.example.org"
 MX2 = "mx2.example.net"
+MX1 = "mx1.example.com"
+OWNED = {MX1: ["example.com"], MX2: ["example.net"]}
 HOSTS = {"example.com": "mx1.example.com", "example.net": MX2}
 # What a state needs to write a file or to run a command here.
 KEPT = {
     *("name", "contents", "source", "template", "context", "mode", "makedirs", "check_cmd"),
-    *("clean", "exclude_pat", "require", "onchanges"),
+    *("clean", "exclude_pat", "require"),
 }
 
 
@@ -35,7 +40,7 @@ def ask(program, server):
     (server / "etc/nsd/nsd.conf.d").mkdir(parents=True)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    (server / "nsd.conf").write_text(f"""
+    (server / "etc/nsd/nsd.conf").write_text(f"""
 server:
     ip-address: 127.0.0.1
     port: {port}
@@ -51,7 +56,7 @@ remote-control:
     control-interface: {server}/control
 include: "{server}/etc/nsd/nsd.conf.d/*.conf"
 """)
-    daemon = subprocess.Popen([program("nsd"), "-d", "-c", server / "nsd.conf"])
+    daemon = subprocess.Popen([program("nsd"), "-d", "-c", server / "etc/nsd/nsd.conf"])
 
     def ask(name, kind):
         query = dns.message.make_query(name, kind)
@@ -80,34 +85,66 @@ def published(fleet, salt):
 
 
 @pytest.fixture(scope="module")
-def apply(ask, published, add_minion, salt, server, program):
-    """Apply mailsrv.nsd on the DNS minion, but for package and service: the IDs that changed."""
-    add_minion(NS1)
+def owners(pillar_tree, salt):
+    """Say in the pillar of the DNS minion who owns what."""
+    with (pillar_tree / "top.sls").open("a") as top:
+        top.write(f"  {NS1}: [mail.ns1]\n")
+
+    def write(machines, run=True):
+        pillar = {"mailsrv": {"nsd": {"machines": machines}}}
+        (pillar_tree / "mail/ns1.sls").write_text(json.dumps(pillar))
+        if run:
+            salt(NS1, "saltutil.refresh_pillar", "wait=True")
+
+    write(OWNED, run=False)
+    return write
+
+
+@pytest.fixture(scope="module")
+def apply(ask, owners, published, add_minion, salt, server, program):
+    """
+    Apply mailsrv.nsd on the DNS minion, but for package and service: the IDs that changed, and
+    what failed.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", os.path.dirname(program("nsd")), prepend=os.pathsep)
+        add_minion(NS1)
     salt(NS1, "saltutil.sync_all")
     commands = {
-        '"nsd-control ': f'"{program("nsd-control")} -c {server}/nsd.conf ',
+        '"nsd-control ': f'"{program("nsd-control")} -c {server}/etc/nsd/nsd.conf ',
         '"nsd-check': f'"{program("nsd-checkzone").removesuffix("zone")}',
     }
 
-    def run():
-        states = {}
+    def run(*failing):
+        states, failed = {}, []
         for chunk in salt(NS1, "state.show_low_sls", "mailsrv.nsd"):
-            if chunk["state"] in ("file", "cmd"):
+            if chunk["state"] == "file":
                 arguments = {key: chunk[key] for key in KEPT & chunk.keys()}
-                for key in arguments.keys() & {"require", "onchanges"}:
-                    arguments[key] = [need for need in arguments[key] if {*need} <= {"file", "cmd"}]
-                states.setdefault(chunk["__id__"], {})[chunk["state"]] = [
-                    chunk["fun"],
-                    *({key: value} for key, value in arguments.items()),
-                ]
+                if "require" in arguments:
+                    arguments["require"] = [need for need in chunk["require"] if "file" in need]
+                states[chunk["__id__"]] = {"file": [chunk["fun"], *_each(arguments)]}
+            if chunk["fun"] == "fail_without_changes":
+                failed.append(chunk["name"])
+            if chunk["state"] == "daemon":
+                # The service is not this machine's: what it would be told is told by hand.
+                for file, command in chunk["update"].items():
+                    told = {"name": command, "onchanges": [{"file": file}], "order": "last"}
+                    states[f"told {os.path.basename(file)}"] = {"cmd": ["run", *_each(told)]}
         text = json.dumps(states)
         for command, here in commands.items():
             text = text.replace(command, here)
         result = salt(NS1, "state.high", json.loads(text), "test=False").values()
         assert not [state["comment"] for state in result if not state["result"]]
+        assert len(failed) == len(failing), failed
+        for part, said in zip(failing, failed, strict=True):
+            assert part in said
         return {state["__id__"] for state in result if state["changes"]}
 
     return run
+
+
+def _each(arguments):
+    return [{key: value} for key, value in arguments.items()]
 
 
 @pytest.fixture
@@ -125,7 +162,9 @@ def change(pillar_tree, salt):
     write(old)
 
 
-def test_the_zones_of_all_machines_are_served_and_only_what_changed_is_loaded(apply, change, ask):
+def test_the_zones_of_all_machines_are_served_and_only_what_changed_is_loaded(
+    apply, owners, change, ask
+):
     def serial(domain):
         return ask(domain, "SOA").answer[0][0].serial
 
@@ -137,13 +176,111 @@ def test_the_zones_of_all_machines_are_served_and_only_what_changed_is_loaded(ap
     before = {domain: serial(domain) for domain in HOSTS}
 
     change("[example.net]", "[example.net, example.edu]")
-    zones = {f"mailsrv-nsd-zone-{domain}" for domain in ("example.net", "example.edu")}
-    assert apply() == {*zones, "mailsrv-nsd-config", "mailsrv-nsd-reconfig"}
+    assert apply() == {"mailsrv-nsd-zone-example.net", "told example.net.zone"}
+    assert ask("example.edu", "MX").rcode() == dns.rcode.REFUSED
+    owners(OWNED | {MX2: ["example.net", "example.edu"]})
+    told = {"told mailsrv.conf", "told example.edu.zone"}
+    assert apply() == {"mailsrv-nsd-zone-example.edu", "mailsrv-nsd-config", *told}
     assert str(ask("example.edu", "MX").answer[0][0]) == "10 mx.example.net."
     assert serial("example.net") > before["example.net"]
     assert serial("example.com") == before["example.com"]
 
+    # It stays until the pillar of the DNS machine takes it away, too.
     change("", "")
-    assert apply() == {"mailsrv-nsd-directory", "mailsrv-nsd-config", "mailsrv-nsd-reconfig"}
+    assert apply("example.edu: mx2.example.net has published no records of it") == set()
+    assert str(ask("example.edu", "MX").answer[0][0]) == "10 mx.example.net."
+    owners(OWNED)
+    gone = {"mailsrv-nsd-directory", "mailsrv-nsd-config", "told mailsrv.conf"}
+    assert apply() == gone
     assert ask("example.edu", "MX").rcode() == dns.rcode.REFUSED
     assert str(ask("example.net", "MX").answer[0][0]) == "10 mx.example.net."
+
+
+def mx(name, host="mx.attacker.example."):
+    return {"name": name, "type": "MX", "value": f"0 {host}"}
+
+
+@pytest.fixture
+def hostile(salt, minions):
+    """A minion of ours that has been taken over: publish whatever `mine.send` can."""
+
+    def publish(listed):
+        assert send(minions[MX2], MX2, listed) is True
+
+    yield publish
+    assert salt(MX2, "mine.update") is True
+
+
+class Forged(dict):
+    """What Salt's own client would send in its own name."""
+
+    def __setitem__(self, key, value):
+        if key != "id":
+            super().__setitem__(key, value)
+
+
+def send(minion, name, listed):
+    """Send it to the mine in the name of a minion, with the keys of another: what that answers."""
+    opts = dict(minion.config, master_uri=f"tcp://127.0.0.1:{minion.config['master_port']}")
+    with salt.channel.client.ReqChannel.factory(opts) as channel:
+        load = Forged(cmd="_mine", id=name, data={"mailsrv.dns": listed})
+        try:
+            return channel.send(load, timeout=120, tries=1)
+        except salt.exceptions.AuthenticationError as exc:  # the answer is for that other minion
+            return exc
+
+
+def test_a_machine_gets_nothing_that_is_not_its_own(apply, ask, hostile, owners):
+    """And what it publishes keeps no other zone from being brought up to date."""
+    owners(OWNED)
+    apply()
+    before = ask("example.net", "MX").answer[0].to_text()
+    names = ["example.com", "mail.example.com", "_domainkey.example.com", "com", ".", "*", "a/../b"]
+    names += ["mailsrv._domainkey.example.com", "xn--e1afmkfd.example.com", "x" * 5000]
+    hostile({name: [mx(f"{name}.")] for name in names} | {"example.net": [mx("example.com.")]})
+    assert apply() == {"mailsrv-nsd-zone-example.net", "told example.net.zone"}
+    for name in ("example.com", "mail.example.com", "_domainkey.example.com"):
+        assert "attacker" not in ask(name, "MX").to_text()
+    assert not ask("example.net", "MX").answer  # it has none of its own any more
+
+    hostile({"example.net": [mx("example.net.", "mx2.example.net.")]})
+    apply()
+    before = ask("example.net", "MX").answer[0].to_text()
+    deep = []
+    for _ in range(200):
+        deep = [deep]
+    for listed in (
+        *([mx(name)] for name in ("*.example.net.", "\\046.example.net.", "x.EXAMPLE.net.")),
+        [{"name": "example.net.", "type": "CNAME", "value": "example.com."}],
+        [{"name": "example.net.", "type": "NS", "value": "ns.attacker.example."}],
+        [{"name": "example.net.", "type": "TXT", "value": 'a"\n$INCLUDE /etc/shadow\n; '}],
+        [{"name": "$INCLUDE", "type": "/etc/shadow", "value": ""}],
+        deep,
+        "a" * 5_000_000,
+        b"\xff\x00",
+        {},
+        5,
+    ):
+        hostile({"example.net": listed, "\u0435xample.com": listed})
+        assert apply("example.net: ") == set()
+        assert ask("example.net", "MX").answer[0].to_text() == before
+    hostile("no mapping")
+    assert apply("example.net: mx2.example.net has published no records of it") == set()
+
+
+@pytest.mark.usefixtures("apply")  # whose minion reads the mine
+def test_nobody_publishes_in_anothers_name(minions, salt):
+    before = salt(NS1, "mine.get", MX1, "mailsrv.dns")
+    own = salt(MX2, "mine.get", MX2, "mailsrv.dns")[MX2]
+    assert send(minions[MX2], MX2, own) is True  # in its own name it may
+    assert send(minions[MX2], MX1, {"example.com": [mx("example.com.")]}) is not True
+    assert salt(NS1, "mine.get", MX1, "mailsrv.dns") == before
+    assert "example.com" in before[MX1]
+
+
+def test_a_million_records_keep_nobody_from_being_served(apply, ask, change, hostile, salt):
+    hostile({"example.net": [mx("example.net.")] * 1_000_000})
+    began = time.monotonic()
+    assert apply("example.net: ") == set()
+    assert time.monotonic() - began < 60
+    assert "attacker" not in ask("example.net", "MX").to_text()

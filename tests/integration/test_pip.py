@@ -49,7 +49,11 @@ def test_every_form_holds_every_module(installed, form):
     call = installed(form)
     assert "saltext.mailsrv: 0.1.0" in call("--versions-report", out=None)
     assert set(call("sys.list_modules")) >= MODULES
-    assert call("sys.list_state_functions", "dkim") == ["dkim.key_present", "dkim.signing"]
+    assert call("sys.list_state_functions", "dkim") == [
+        "dkim.key_present",
+        "dkim.remembered",
+        "dkim.signing",
+    ]
 
 
 def test_pip_brings_what_the_modules_need(installed):

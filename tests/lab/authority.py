@@ -34,15 +34,22 @@ def fingerprint(pem):
 
 
 class Authority:
-    def __init__(self):
+    def __init__(self, ends=90):
+        """It ends so many days from now."""
         self._key, self._root_key = new_key(), new_key()
-        self.root = self._sign("Root", self._root_key, "Root", self._root_key, ca=True)
-        self.intermediate = self._sign("R1", self._key, "Root", self._root_key, ca=True)
+        for_ca = {"signer": self._root_key, "ends": ends, "ca": True}
+        self.root = self._sign("Root", self._root_key, "Root", **for_ca)
+        self.intermediate = self._sign("R1", self._key, "Root", **for_ca)
 
-    def issue(self, *names, key="ecdsa", begins=-1, ends=90):
+    def issue(self, *names, key="ecdsa", begins=-1, ends=90, by=None):
         """The certificate alone, and its key; it begins and ends so many days from now."""
-        key = new_key(key) if isinstance(key, str) else key
-        return self._sign(names[0][:60], key, "R1", self._key, names, begins, ends), key
+        key, signer = new_key(key) if isinstance(key, str) else key, by[1] if by else self._key
+        return self._sign(names[0][:60], key, "R1", signer, names, begins, ends), key
+
+    def weak(self):
+        """Another intermediate, and its key, which is too short for OpenSSL."""
+        key = new_key("short")
+        return self._sign("R1", key, "Root", self._root_key, ca=True), key
 
     def pems(self, *names, **options):
         """What an ACME client writes: the chain and the key."""

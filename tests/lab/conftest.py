@@ -1,9 +1,13 @@
 import concurrent.futures
+import functools
+import os
 
 import pytest
 
-from lab import HEAD, NS, Lab, missing
-from server import PILLAR, Server
+import stock
+from ca import Pebble
+from image import missing
+from lab import HEAD, NS, Lab
 
 
 @pytest.fixture(scope="session")
@@ -24,37 +28,66 @@ def name_servers(lab):
 
 
 @pytest.fixture(scope="session")
-def servers(lab):
-    """Debian 12 with a pillar of two domains; Debian 13 as bootstrap makes it from the example."""
+def pebble(lab):
+    """The lab's CA."""
+    return Pebble(lab)
+
+
+def needed(item):
+    """The servers that a test asks for."""
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    return {*stock.RECIPES} & {params.get("server"), params.get("acme"), *item.fixturenames}
+
+
+@pytest.fixture(scope="session")
+def late(lab):
+    """A host that has no mail server yet, the one of late.example."""
+    host = lab.host("mx.late.example")
+    lab.dns.serve("late.example", HEAD + f"@ MX 10 mx\nmx A {host.address}\n")
+    return host
+
+
+@pytest.fixture(scope="session")
+def copy(lab, request):
+    """Start a copy of a server of `stock.py`."""
     lab.dns.serve(
         "elsewhere.example", HEAD + f"@ MX 10 mx\nmx A {lab.outside.address}\n@ TXT nothing\n"
     )
-    one = Server(lab, lab.machine("bookworm", "mail.one.example"))
-    two = Server(lab, lab.machine("trixie", "mail.two.example"))
-    two.machine.run(
-        "apt-get update && apt-get install -y --no-install-recommends exim4-daemon-light"
-    )
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        first, second = pool.submit(one.bootstrap, PILLAR), pool.submit(two.bootstrap)
-        one.output, two.output = first.result(), second.result()
-    yield one, two
-    for server in one, two:
-        server.machine.stop()
+    with stock.used():
+        if "PYTEST_XDIST_WORKER" not in os.environ:  # who is alone makes all at once
+            names = set().union(*map(needed, request.session.items))
+            with concurrent.futures.ThreadPoolExecutor() as pool:
+                [*pool.map(functools.partial(stock.make, lab), names)]
+        yield functools.partial(stock.copy, lab)
 
 
 @pytest.fixture(scope="session")
-def one(servers):
-    return servers[0]
+def one(copy):
+    """Debian 12 with a pillar of two domains."""
+    server = copy("one")
+    yield server
+    server.machine.stop()
 
 
 @pytest.fixture(scope="session")
-def two(servers):
-    return servers[1]
+def two(copy):
+    """Debian 13 as bootstrap makes it from the example."""
+    server = copy("two")
+    yield server
+    server.machine.stop()
 
 
-@pytest.fixture(scope="session", params=[0, 1], ids=["bookworm", "trixie"])
-def server(servers, request):
-    return servers[request.param]
+@pytest.fixture(scope="session")
+def bsd(copy):
+    """A machine that is shaped like FreeBSD, with a pillar of two domains."""
+    server = copy("bsd")
+    yield server
+    server.machine.stop()
+
+
+@pytest.fixture(scope="session", params=["one", "two"], ids=["bookworm", "trixie"])
+def server(request):
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture

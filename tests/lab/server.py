@@ -49,36 +49,55 @@ class Server:
         self.machine.install_checkout(CHECKOUT)
         option = ""
         if pillar:
-            self._directory = "/srv/pillar"
-            self.write_pillar(pillar)
+            self.use("/srv/pillar", pillar)
             option = " --pillar /srv/pillar"
         output = self.machine.run(f"cd {CHECKOUT} && ./bootstrap{option}", timeout=1200).stdout
+        self.read()
+        return output
+
+    def read(self, directory=None):
+        """Take over what the machine is; its pillar stands where bootstrap made it, or there."""
+        self._directory = directory or self._directory
         self.pillar = yaml.safe_load(self.machine.get(self.pillar_file))
         self.accounts = dict(self.pillar["accounts"])
         self.publish()
-        return output
 
     @property
     def pillar_file(self):
         """Where the pillar stands on the machine."""
         return f"{self._directory}/mail/users.sls"
 
+    def use(self, directory, pillar):
+        """Make that directory the pillar's, and `pillar` what is in it."""
+        self._directory = directory
+        self.write_pillar(pillar)
+
     def write_pillar(self, pillar):
         """Make `pillar` what the next run reads."""
         self.machine.put(f"{self._directory}/top.sls", json.dumps({"base": {"*": ["mail.users"]}}))
-        self.machine.put(self.pillar_file, json.dumps(pillar))
+        # As YAML reads it, which knows no pairs of surrogates.
+        self.machine.put(self.pillar_file, json.dumps(pillar, ensure_ascii=False))
 
     @contextmanager
     def having(self, **settings):
         """While the pillar's `mailsrv:` also holds these settings; or `accounts`, more of them."""
         accounts = [*self.pillar["accounts"], *settings.pop("accounts", [])]
-        settings = {**self.pillar.get("mailsrv", {}), **settings}
-        self.write_pillar({**self.pillar, "accounts": accounts, "mailsrv": settings})
+        changed = self._run_with(accounts, settings)
         try:
-            yield self.highstate()
+            yield changed
         finally:
+            self._run_with(self.pillar["accounts"], {})
             self.write_pillar(self.pillar)
-            self.highstate()
+
+    def _run_with(self, accounts, settings):
+        """Run with these accounts and settings, and with the word for accounts that go."""
+        settings = {**self.pillar.get("mailsrv", {}), **settings}
+        standing = self.machine.get("/etc/dovecot/dovecot-passwd").splitlines()[1:]
+        kept = {entry[0] if isinstance(entry, list) else entry["address"] for entry in accounts}
+        if gone := {line.partition(":")[0] for line in standing} - kept:
+            settings["removes"] = len(gone)
+        self.write_pillar({**self.pillar, "accounts": accounts, "mailsrv": settings})
+        return self.highstate()
 
     def publish(self):
         """Serve the zones that the server prints for its domains."""
@@ -87,7 +106,8 @@ class Server:
 
     def salt(self, *arguments, check=True):
         """What `salt-call ARGUMENTS` returns, as data."""
-        command = ["salt-call", "--out=json", "--log-level=warning", *arguments]
+        salt_call = self.machine.salt_call
+        command = [salt_call, "--out=json", "--log-level=warning", *arguments]
         return json.loads(self.machine.run(command, check=check).stdout)["local"]
 
     def highstate(self, *arguments):
@@ -97,10 +117,24 @@ class Server:
         assert not failed, failed
         return {s["__id__"]: s for s in states if s["changes"] or s["result"] is None}
 
+    def kill_run(self, line, count=1):
+        """Run the highstate and end it with -9 when its log has that many lines with that text."""
+        script = (
+            "setsid -f sh -c 'echo $$ >/tmp/run; exec \"$@\" >/tmp/run.log 2>&1' sh"
+            f" {self.machine.salt_call} --log-level=info state.highstate;"
+            " sleep 0.5; run=$(cat /tmp/run);"
+            ' found=$(tail -n +1 -f "--pid=$run" /tmp/run.log | grep -cF -m "$1" "$0");'
+            ' [ "$found" = "$1" ] && kill -9 "$run"'
+        )
+        command = ["sh", "-c", script, line, str(count)]
+        return self.machine.run(command, check=False).returncode == 0
+
     def faults(self, *arguments):
-        """What `mailcheck.run` says that is not ok, by check; the host's disk may be full."""
+        """What `mailcheck.run` says that is not well, by check; the host's disk may be full."""
         said = self.salt("mailcheck.run", "free=1", *arguments, check=False)
-        return {name: text for name, text in said.items() if not re.match("ok(:|$)", text)}
+        return {
+            name: text for name, text in said.items() if not re.match("(ok|skipped)(:|$)", text)
+        }
 
     def certificate(self, port):
         """The SHA-256 of the certificate that is served on that port, as the world sees it."""
@@ -141,6 +175,14 @@ class Server:
         smtp.starttls(context=_TLS)
         return smtp
 
+    def takes_mail(self):
+        """Whether who connects to port 25 is greeted."""
+        try:
+            self.smtp().quit()
+        except (OSError, EOFError, smtplib.SMTPException):
+            return False
+        return True
+
     def smtp(self):
         """A connection from the world, to port 25."""
         return self._connect(smtplib.SMTP, 25, local_hostname=self.lab.outside.fqdn)
@@ -179,9 +221,24 @@ class Server:
     def fetch(self, address, subject, folder="INBOX"):
         """All messages with that subject there, as bytes."""
         with self.imap(address) as imap:
-            imap.select(f'"{folder}"', readonly=True)
+            if imap.select(f'"{folder}"', readonly=True)[0] != "OK":
+                return []  # it is made with the first message
             numbers = imap.search(None, "SUBJECT", f'"{subject}"')[1][0].split()
             return [imap.fetch(number, "(RFC822)")[1][0][1] for number in numbers]
+
+    def mailboxes(self, address, folders=None):
+        """Of each folder what a client knows messages again by: UIDVALIDITY, UIDs, flags, text."""
+        found = {}
+        with self.imap(address) as imap:
+            # What others have left of a folder in a folder cannot be opened.
+            lines = [line for line in imap.list()[1] if rb"\Noselect" not in line]
+            for name in folders or [line.decode().rpartition(' "/" ')[2] for line in lines]:
+                assert imap.select(name, readonly=True)[0] == "OK"
+                validity = imap.response("UIDVALIDITY")[1]
+                parts = imap.uid("FETCH", "1:*", "(FLAGS INTERNALDATE BODY.PEEK[])")[1]
+                pieces = [b"".join(p) if isinstance(p, tuple) else p or b"" for p in parts]
+                found[name] = validity, b"".join(pieces)
+        return found
 
     def wait(self, address, subject, folder="INBOX"):
         """The one message with that subject there, as bytes, as soon as it has come."""
@@ -233,6 +290,10 @@ class ManageSieve:
         self._ask(f'PUTSCRIPT "{name}" {{{len(script)}+}}\r\n{script}')
         self._ask(f'SETACTIVE "{name}"')
 
+    def remove(self, name):
+        """Remove a script that is not the active one."""
+        self._ask(f'DELETESCRIPT "{name}"')
+
     def _ask(self, command):
         self._wire.write(f"{command}\r\n".encode())
         self._wire.flush()
@@ -242,6 +303,8 @@ class ManageSieve:
         lines = []
         while not (lines and lines[-1].startswith(("OK", "NO", "BYE"))):
             lines.append(self._wire.readline().decode())
+        if literal := re.search(r"\{(\d+)\}\r\n$", lines[-1]):
+            lines[-1] += self._wire.read(int(literal[1]) + 2).decode()
         assert lines[-1].startswith("OK"), lines
         return "".join(lines)
 
@@ -259,6 +322,11 @@ def arrived(sink, *subjects):
 def parsed(message):
     """The message as an object, its headers decoded."""
     return email.message_from_bytes(message, policy=email.policy.default)
+
+
+def tls(connection):
+    """The connection under TLS, whoever is there."""
+    return _TLS.wrap_socket(connection)
 
 
 def signed_by(lab, message):

@@ -1,11 +1,13 @@
 """Certificates that are renewed and refused, and what mailcheck.run finds, on both releases."""
 
+import contextlib
 import imaplib
 import re
 import time
 from contextlib import contextmanager
 
 import pytest
+from _mailsrv import probe
 
 from authority import Authority, cert_pem, fingerprint, key_pem
 from lab import CHECKOUT, HEAD
@@ -107,18 +109,15 @@ def test_a_certificate_of_an_authority_passes_the_own_check(lineage):
 @pytest.mark.parametrize("key", ["rsa", "ecdsa", "the same", "ecdsa again"])
 def test_a_renewal_is_served_on_every_port_and_restarts_once(lineage, key):
     server = lineage.server
-    user = next(iter(server.accounts))
-    with server.imap(user) as session, server.smtp() as waiting:
+    with server.smtp() as waiting:
         new = lineage.renew(lineage.key if key == "the same" else key.split()[0])
         changed = server.highstate()
         assert {*changed} == {
             "mailsrv-tls-certificate",
             "mailsrv-dovecot-service",
             "mailsrv-opensmtpd-service",
-            "mailsrv-opensmtpd-ready",
         }
         until(lambda: served(server) == dict.fromkeys(PORTS, new), 10, "an old one is served")
-        assert session.select()[0] == "OK"  # a session of before goes on
         waiting.close()
     assert server.highstate() == {}
     assert server.faults() == {}
@@ -135,7 +134,7 @@ def test_a_renewal_that_writes_over_the_files_is_served(lineage):
 
 
 def test_the_deploy_hook_of_the_documentation_serves_it(lineage):
-    text = (CHECKOUT / "README.md").read_text()
+    text = (CHECKOUT / "docs/certificates.md").read_text()
     (hook,) = re.findall(r"certbot [^\n]*--deploy-hook '([^']+)'", text)
     assert text.count(hook) >= 3  # for acme.sh and dehydrated, too
     new = lineage.renew()
@@ -198,8 +197,13 @@ def test_what_is_refused_leaves_the_old_one_served_and_everything_else_untouched
     # A restart, as a reboot makes one, does not bring it in either.
     assert server.machine.run(pids).stdout == before
     server.machine.run("systemctl restart opensmtpd dovecot")
-    until(lambda: server.certificate(993) == settled[993], 10, "dovecot does not come up")
-    assert until(lambda: server.certificate(25), 10, "smtpd does not come up") == settled[25]
+
+    def shown(port):
+        with contextlib.suppress(ConnectionRefusedError):
+            return server.certificate(port)
+
+    assert until(lambda: shown(993), 10, "dovecot does not come up") == settled[993]
+    assert until(lambda: shown(25), 10, "smtpd does not come up") == settled[25]
     found = server.faults()
     assert found["certificate"].startswith(f"FAULT: {lineage.live}/fullchain.pem is for www.")
 
@@ -269,7 +273,7 @@ def test_the_own_check_finds_a_certificate_that_is_renewed_and_not_served(lineag
 
 
 def test_the_own_check_finds_a_certificate_that_is_about_to_end(lineage):
-    lineage.renew("ecdsa", ends=20)
+    lineage.renew("ecdsa", begins=-70, ends=20)
     lineage.server.highstate()
     (said,) = until(lineage.server.faults, 10, "nothing is found").values()
     assert said.startswith(f"WARNING: {lineage.live}/fullchain.pem ends in 19 days")
@@ -328,7 +332,8 @@ def test_the_own_check_finds_a_queue_that_grows(lab, server):
     server.submit(next(iter(server.accounts)), ["a@silent.example", "b@silent.example"])
     said = until(lambda: server.faults("queue=1"), 20, "nothing waits")["queue"]
     assert re.fullmatch(
-        r"WARNING: \d+ waiting, the oldest for \d+ minutes; see why: smtpctl show queue", said
+        r"WARNING: \d+ waiting, the oldest for \d+ minutes(: .*)?; see why: smtpctl show queue",
+        said,
     )
     assert server.faults() == {}
     # What is on its way, or being tried, cannot be removed.
@@ -364,12 +369,24 @@ def test_the_own_check_says_what_is_left_behind_and_that_is_no_fault(server):
 
 
 def test_the_own_check_leaves_nothing_in_the_mailbox_and_takes_nothing_of_the_users(server):
+    """Whoever wrote the field into a message had it deleted."""
     user = next(iter(server.accounts))
     subject = server.deliver([user])
     server.wait(user, subject)
-    late = "Subject: mailcheck of before\r\nX-Mailcheck: yes\r\n\r\n"
+    key = bytes.fromhex(server.machine.run("od -An -tx1 /etc/mail/password.key").stdout)
+    late = probe.message(user, user, "mailcheck that came late", key)
+    mark = re.search("X-Mailcheck: ([0-9a-f]{40})", late)[1]
+    others = {
+        "as it was": "yes",
+        "of another message": mark,
+        "of another machine": probe.mark("of another machine", bytes(32)),
+        "=?utf-8?q?caf=E9?=": "ä\udcff",
+        "empty": "",
+    }
     with server.imap(user) as imap:
-        imap.append("INBOX", None, imaplib.Time2Internaldate(time.time() - 400), late.encode())
+        for text in late, *(f"Subject: {s}\r\nX-Mailcheck: {m}\r\n\r\n" for s, m in others.items()):
+            sent = imaplib.Time2Internaldate(time.time() - 400)
+            imap.append("INBOX", None, sent, text.encode(errors="surrogateescape"))
         imap.select()
         imap.store("1:*", "+FLAGS", r"(\Deleted)")
         before = subjects(imap)
@@ -378,8 +395,8 @@ def test_the_own_check_leaves_nothing_in_the_mailbox_and_takes_nothing_of_the_us
         imap.select()
         after = subjects(imap)
         imap.store("1:*", "-FLAGS", r"(\Deleted)")
-    assert "mailcheck of before" in before
-    assert after == [name for name in before if name != "mailcheck of before"]
+    assert before[-6:] == ["mailcheck that came late", *others]
+    assert after == [name for name in before if name != "mailcheck that came late"]
 
 
 def subjects(imap):

@@ -4,7 +4,9 @@ import json
 import re
 import time
 
+import _mailsrv_spf as costs
 import pytest
+from _mailsrv import resolve
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 from lab import HEAD, NS
@@ -28,7 +30,7 @@ def from_outside(lab, tmp_path, monkeypatch):
     """Call a function as on the lab's outside host, whose resolver is the lab's."""
     conf = tmp_path / "resolv.conf"
     conf.write_text(f"nameserver {GATEWAY}\n")
-    monkeypatch.setattr(mailcheck, "RESOLV_CONF", str(conf))
+    monkeypatch.setattr(resolve, "RESOLV_CONF", str(conf))
     return lambda function, *arguments: lab.outside.call(function, *arguments)
 
 
@@ -59,6 +61,32 @@ def test_a_server_that_lags_is_named(name_servers, from_outside):
     second.serve("shop.example", zone("@ TXT nothing\n"))
     assert from_outside(mailcheck.lacking, *RECORD) == [
         f"ns2.provider.example ({NS['ns2']}) still lacks it"
+    ]
+
+
+# What verifiers throw away, as a name server brings it: instead of the record, or beside it.
+THROWN_AWAY = {
+    f'"v=DKIM2; k=rsa; p=" "{KEY[:200]}" "{KEY[200:]}"': "its version is not DKIM1",
+    f'"k=rsa; p=" "{KEY[:200]}" "{KEY[200:]}" "; v=DKIM1"': "v= is not first",
+    f'"v=DKIM1; p=; p=" "{KEY[:200]}" "{KEY[200:]}"': "p= is there twice",
+    f'"v=DKIM1; t=y; p=" "{KEY[:200]}" "{KEY[200:]}"': "t=y says that the domain only tests",
+    f'"v=DKIM1; h=sha1; p=" "{KEY[:200]}" "{KEY[200:]}"': "h= is without sha256",
+    f'"v=DKIM1; s=other; p=" "{KEY[:200]}" "{KEY[200:]}"': "s= is neither * nor email",
+}
+
+
+def test_a_key_that_verifiers_throw_away_is_lacking(name_servers, from_outside):
+    first, second = name_servers
+    first.serve("shop.example", zone(dkim.record("s1", KEY)))
+    for value, why in THROWN_AWAY.items():
+        second.serve("shop.example", zone(f"s1._domainkey TXT {value}\n"))
+        (said,) = from_outside(mailcheck.lacking, *RECORD)
+        shown = f"ns2.provider.example ({NS['ns2']}) shows one that verifiers throw away: {why}"
+        assert said.startswith(shown)
+    second.serve("shop.example", zone(f"{dkim.record('s1', KEY)}\ns1._domainkey TXT x\n"))
+    assert from_outside(mailcheck.lacking, *RECORD) == [
+        f"ns2.provider.example ({NS['ns2']}) shows 2 such records, of which verifiers take none or "
+        "any"
     ]
 
 
@@ -103,6 +131,37 @@ def test_where_no_server_can_be_asked_there_is_no_answer(lab, name_servers, from
     assert "none.provider.example has no address" in said
     with pytest.raises(CommandExecutionError, match=r"no-such-domain.* the resolver "):
         from_outside(mailcheck.lacking, "no-such-domain.example", "MX", "10 mx.one.example.")
+
+
+def test_an_spf_record_that_costs_receivers_too_much_is_found_with_all_that_it_includes(
+    lab, from_outside
+):
+    def include(*names):
+        return " ".join(["v=spf1", *(f"include:{name}.letters.example" for name in names), "-all"])
+
+    lab.dns.serve(
+        "letters.example",
+        HEAD
+        + f'six TXT "{include(*"abcde")}"\nfive TXT "{include(*"abcd")}"\n'
+        + "".join(f'{name} TXT "v=spf1 ip4:192.0.2.{i} -all"\n' for i, name in enumerate("abcde"))
+        + 'long TXT "v=spf1 " "a:six.letters.example" " -all"\n',
+    )
+
+    def found(text):
+        record = {"name": "shop.example.", "type": "TXT", "value": text}
+        record |= {"need": "required", "why": "it says who may send"}
+        live = {"shop.example TXT": {"ns": [text]}}
+        return from_outside(costs.findings, "shop.example", [record], live)
+
+    assert found(include("five", "a", "b", "c", "d")) == []  # 9
+    assert found("v=spf1 include:five.letters.example -all") == []
+    (finding,) = found(include("six", "five"))
+    assert (finding["need"], finding["fault"]) == ("required", "wrong")
+    assert finding["says"].startswith("shop.example TXT, SPF: 11 terms, ")
+    (finding,) = found(include("none1", "none2", "none3", "long"))
+    assert finding["need"] == "recommended"
+    names = ", ".join(f"none{i}.letters.example TXT" for i in (1, 2, 3))
+    assert f"what is not there, {names}, six.letters.example A; " in finding["says"]
 
 
 def test_what_can_be_no_record_is_refused():
@@ -159,8 +218,8 @@ def check(server, *arguments):
 
 
 def without(word):
-    """Leave out the lines of a zone with that word."""
-    return lambda text: "".join(line for line in text.splitlines(True) if word not in line)
+    """Leave out the records of a zone with that word; a line that begins with a tab goes on."""
+    return lambda text: "\n".join(r for r in re.split(r"\n(?!\t)", text) if word not in r)
 
 
 ALL_OK = {"one.example": "ok", "uno.example": "ok"}
@@ -175,7 +234,7 @@ def test_what_is_printed_and_served_is_found_ok(serve, one):
 def test_what_a_provider_makes_of_the_records_is_ok(serve, one):
     def as_a_provider(text):
         text = re.sub(r'"v=DKIM1; k=rsa; t=s; p=(.{9})', r'"k=rsa; p=\1" "', text)
-        text = text.replace("v=DMARC1; p=reject", "V=DMARC1;  p=REJECT; sp=reject; pct=100")
+        text = text.replace("v=DMARC1; p=reject", "v=DMARC1;  p=REJECT; sp=reject; pct=100")
         text = text.replace('"v=spf1 mx -all"', '"v=spf1" " +MX " "-all"')
         text = re.sub(r"^_(smtp|mta-sts|dmarc)", lambda name: name[0].upper(), text, flags=re.M)
         text = text.replace("10 mail.one.example.", "0 Mail.One.Example.")
@@ -200,7 +259,7 @@ def test_a_silent_server_is_named_and_does_not_keep_the_check_for_long(serve, on
     serve(lambda text: text + "@ NS lost.provider.example.\n")
     start = time.monotonic()
     status, found = check(one)
-    assert time.monotonic() - start < mailcheck.DNS_PATIENCE
+    assert time.monotonic() - start < resolve.DNS_PATIENCE
     assert status == 1
     for (finding,) in found.values():
         assert (finding["fault"], finding["need"]) == ("unknown", "required")

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import imaplib
+import json
 import re
 import smtplib
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from fleet import Fleet, call, copy_salt, install_salt
+from fleet import SALT, Fleet, call, copy_salt, install_salt
 from lab import HEAD
 from server import CHECKOUT, Server, parsed, signatures, signed_by
 from wire import until
@@ -47,7 +48,7 @@ def fleet(lab, sink):
     )
     with concurrent.futures.ThreadPoolExecutor() as pool:
         second = pool.submit(install_salt, db1)
-        install_salt(mail, "passlib", "pycryptodome")
+        install_salt(mail, "passlib", "pycryptodome", "dnspython")
         copy_salt(mail, web1)
         second.result()
         fleet = Fleet(mail)
@@ -78,6 +79,54 @@ def fleet(lab, sink):
 def each(fleet, request):
     """Each of the satellites."""
     return getattr(fleet, request.param)
+
+
+def test_the_page_of_a_master_shows_each_machine(fleet):
+    told = call(fleet.mail, "mailsrv.report", "/srv/fleet.html", "machines=*.fleet.example")
+    assert set(told) == {"file", fleet.mail.fqdn, fleet.web1.fqdn}
+    assert told[fleet.web1.fqdn].startswith("FAULT: ")  # has no figures: it only sends
+    page = fleet.mail.get("/srv/fleet.html")
+    assert page.count("<h2 ") == 2
+    assert "received" in page
+    command = "/opt/salt/bin/salt-call --no-return-event mailsrv.report machines='no*'"
+    refused = fleet.mail.run(command, check=False)
+    assert refused.returncode == 1
+    assert "mailsrv.report: no minion is called 'no*'" in refused.stdout + refused.stderr
+
+
+def test_all_look_at_the_mail_machine_that_the_mine_knows(fleet):
+    """From the one command to the table; and it is seen when it is not the one of the mine."""
+    host, master = fleet.mail.fqdn, fleet.fleet
+    master.salt(host, "mine.send", "mailsrv.dns")
+    command = ["/opt/salt/bin/salt", "--out=json", "--static", "*", "mailcheck.peer"]
+    found = json.loads(fleet.mail.run(command).stdout)
+    assert found[host][host] == {
+        "addresses": "skipped: it is this machine; mailcheck.run looks at it from inside"
+    }
+    assert found[fleet.db1.fqdn][host]["addresses"].startswith(
+        "FAULT: the Python library dnspython is missing where Salt runs; install it with: salt-pip"
+    )
+    seen = found[fleet.web1.fqdn][host]
+    assert seen["certificate"].startswith("ok: self-signed, that of the mine, until ")
+    assert seen["mail from fleet.example"] == "ok: SPF passes"
+    assert {said[:2] for said in seen.values()} == {"ok"}
+    other = (
+        "cd /etc/mail/tls; cp -a . /tmp/tls; for key in *.key; do openssl req -x509 -newkey"
+        f" rsa:2048 -noenc -keyout $key -out ${{key%.key}}.crt -days 9 -subj /CN={host}"
+        f" -addext subjectAltName=DNS:{host}; done; systemctl restart opensmtpd dovecot"
+    )
+    try:
+        fleet.mail.run(other)
+        seen = master.salt(fleet.web1.fqdn, "mailcheck.peer", host)
+    finally:
+        # Of a file that was touched as a daemon started, the next run cannot know that it was read.
+        again = "cp -a /tmp/tls/. /etc/mail/tls; sleep 1; systemctl restart opensmtpd dovecot"
+        fleet.mail.run(again)
+        until(fleet.server.takes_mail, 30, "smtpd does not greet")
+    assert re.match(
+        rf"FAULT: serves another certificate \(SHA-256 \w{{16}}\.\.\.\) than {host} has put into",
+        seen["certificate"],
+    )
 
 
 def send(machine, recipient, subject, *options, check=True):
@@ -248,6 +297,38 @@ def test_no_secret_is_in_what_the_master_keeps_of_its_jobs(fleet):
     assert fleet.mail.run("find /var/cache/salt/master/jobs -type f").stdout.count("\n") > 10
 
 
+def rolled(fleet):
+    """Roll out over all three, the mail machine first: what is told of it."""
+    command = f"{SALT}/salt-run --out=json mailsrv.roll '*.example' canary={fleet.mail.fqdn}"
+    ran = fleet.mail.run(command, check=False)
+    told = json.loads(ran.stdout)
+    assert told["retcode"] == ran.returncode
+    return told
+
+
+def test_a_roll_goes_no_further_than_the_first_machine_that_is_not_well(fleet):
+    fleet.mail.run(f"{SALT}/salt-run saltutil.sync_runners")
+    mail, web1, db1 = (machine.fqdn for machine in (fleet.mail, fleet.web1, fleet.db1))
+    fleet.mail.put("/srv/top/without.sls", "dovecot: {service.dead: []}\n")
+    before = fleet.fleet.pillar(web1)
+    fleet.fleet.assign(mail, MAIL, ["mailsrv", "without"])
+    fleet.fleet.assign(web1, satellite("root@elsewhere.example"))
+    told = rolled(fleet)
+    assert told["stopped"].startswith(f"{mail}: not well after the highstate")
+    assert told["would change"]["dovecot"] == mail
+    assert "FAULT: service dovecot: is not running" in told["machines"][mail]
+    assert told["machines"][web1] == "untouched"
+    assert told["machines"][db1] == "nothing to do"
+    fleet.fleet.assign(mail, MAIL, ["mailsrv"])
+    told = rolled(fleet)
+    assert "stopped" not in told, told
+    assert re.match(r"\d states changed; ", told["machines"][mail])
+    assert "dovecot" not in told["machines"][mail]
+    assert re.fullmatch(r"\d states changed", told["machines"][web1])
+    fleet.fleet.assign(web1, before)
+    fleet.fleet.highstate(web1)
+
+
 def test_mail_waits_while_the_mail_machine_is_away(fleet, sink):
     fleet.mail.run("systemctl stop opensmtpd")
     try:
@@ -292,7 +373,7 @@ def test_who_is_away_stays_known_and_whose_key_is_deleted_does_not(fleet):
         assert refused.value.smtp_code == 535
         login(fleet, fleet.db1).quit()
     finally:
-        # What README.md says to do before another machine gets the id.
+        # What docs/satellites.md says to do before another machine gets the id.
         fleet.mail.run("/opt/salt/bin/salt-run cache.flush mine web1.fleet.example")
         fleet.web1.run("systemctl start salt-minion")
         master.accept(fleet.web1)
@@ -390,7 +471,8 @@ def zones(lab, fleet):
     }
     fleet.fleet.assign(fleet.mail.fqdn, {**MAIL, **mine})
     fleet.fleet.join(other, ["mailsrv"], {**second, **mine})
-    fleet.fleet.join(ns1, ["mailsrv.nsd"], {"mailsrv": {"nsd": {"machines": "mail*"}}})
+    owners = {fleet.mail.fqdn: ["fleet.example"], other.fqdn: ["second.example"]}
+    fleet.fleet.join(ns1, ["mailsrv.nsd"], {"mailsrv": {"nsd": {"machines": owners}}})
     fleet.fleet.highstate(other.fqdn)
     for machine in fleet.mail, other:
         fleet.fleet.salt(machine.fqdn, "saltutil.refresh_pillar", "wait=True")

@@ -2,13 +2,16 @@
 
 import contextlib
 import imaplib
+import json
 import poplib
 import re
 import smtplib
 import socket
 import ssl
+import time
 
 import pytest
+import yaml
 
 from server import CHECKOUT, PILLAR, arrived, parsed, signed_by
 from wire import until
@@ -16,11 +19,63 @@ from wire import until
 pytestmark = pytest.mark.lab
 
 
+@pytest.fixture(scope="module", autouse=True)
+def began():
+    """When the first of these tests did, in seconds since 1970."""
+    return time.time()
+
+
 def test_bootstrap_tells_what_it_does_and_what_to_do_next(server):
     assert "==> Applying the pillar" in server.output
     assert "FAULT" not in server.output
     assert "port 993, TLS" in server.output
     assert "v=DKIM1" in server.output
+
+
+def test_bootstrap_prints_lines_that_a_terminal_shows_whole(server):
+    """But for a name that is longer: the zone has lines of one record each."""
+    lines = [line.expandtabs() for line in server.output.splitlines()]
+    assert [line for line in lines if len(line) > 80] == [
+        line for line in lines if line.startswith("; in another zone: ") and len(line) > 80
+    ]
+
+
+def test_bootstrap_lists_what_it_did_by_id_and_no_command(server):
+    listed = re.findall(r"^    Changed  (\S+) \((\w+)\.\w+\)$", server.output, re.MULTILINE)
+    assert {"mailsrv-dovecot-service", "mailsrv-opensmtpd-service"} <= {name for name, _ in listed}
+    assert len(listed) == int(re.search(r"changed=(\d+)", server.output)[1])
+    assert "cmd" not in {kind for _, kind in listed}
+    assert "Name: " not in server.output
+
+
+def test_bootstrap_says_what_the_pillar_is_worth_to_know(two):
+    """The run itself hides its notes: nothing was changed."""
+    users = two.machine.get(two.pillar_file)
+    pillar, name = yaml.safe_load(users), "two.example.lan"
+    settings = {**pillar.get("mailsrv", {}), "hostname": name}
+    two.machine.put(two.pillar_file, json.dumps({**pillar, "mailsrv": settings}))
+    try:
+        said = two.machine.run(f"cd {CHECKOUT} && ./bootstrap --test").stdout
+    finally:
+        two.machine.put(two.pillar_file, users)
+    assert f"mailsrv:hostname: {name} is a name of internal networks" in " ".join(said.split())
+
+
+def test_bootstrap_shows_where_the_pillar_is_no_yaml(two):
+    """In the lines before Salt's traceback; and no word of domains, which it could not read."""
+    users = two.machine.get(two.pillar_file)
+    seed = {key: value for key, value in yaml.safe_load(users).items() if key != "mailsrv"}
+    text = f"{yaml.safe_dump(seed)}mailsrv:\n  hostname: {two.machine.fqdn}\n  quota 5G\n"
+    two.machine.put(two.pillar_file, text)
+    try:
+        ran = two.machine.run(f"cd {CHECKOUT} && ./bootstrap", check=False)
+    finally:
+        two.machine.put(two.pillar_file, users)
+    assert ran.returncode != 0
+    assert f"line {len(text.splitlines())}, column 3" in ran.stderr
+    assert "the pillar cannot be read" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert "domains" not in ran.stderr
 
 
 def test_bootstrap_makes_a_pillar_of_this_machine_with_secrets_of_its_own(two):
@@ -31,6 +86,10 @@ def test_bootstrap_makes_a_pillar_of_this_machine_with_secrets_of_its_own(two):
 
 
 def test_a_second_run_changes_nothing(server):
+    assert server.again == []
+
+
+def test_a_run_after_a_restart_of_the_machine_changes_nothing(server):
     assert server.highstate() == {}
 
 
@@ -255,10 +314,10 @@ def test_a_changed_password_restarts_nothing_and_rewrites_one_account(one):
     smtpd = one.machine.run("pgrep -o smtpd").stdout
     pillar = {**PILLAR, "accounts": [*PILLAR["accounts"][:2], ["eva@uno.example", "another"]]}
     one.write_pillar(pillar)
-    planned = set(one.highstate("test=True"))
-    changed = set(one.highstate())
-    assert changed == planned
-    assert "mailsrv-opensmtpd-service" not in changed
+    planned, changed = one.highstate("test=True"), one.highstate()
+    assert {*changed} == {*planned}
+    told = changed["mailsrv-opensmtpd-service"]["changes"]
+    assert told == {"updated": ["/etc/mail/credentials"]}
     one.accounts["eva@uno.example"] = "another"
     now = one.machine.get("/etc/mail/credentials").splitlines()[1:]
     assert [a == b for a, b in zip(hashes, now, strict=True)] == [True, True, False]
@@ -337,6 +396,39 @@ def test_a_protocol_that_is_installed_later_is_served(one):
     assert one.faults() == {}
 
 
+def test_the_report_counts_what_went_through_and_nobody_else_reads_it(server, user):
+    """Also with a `|` in a sender's address: the queue was unreadable, a fault of mailcheck.run."""
+
+    def today():
+        figures = server.salt("mailsrv.figures")
+        return figures, {**figures["days"][-1], "relay denied": figures["refused"]["relay denied"]}
+
+    with server.smtp() as smtp:
+        smtp.ehlo()
+        smtp.docmd("MAIL FROM:<a@elsewhere.example>")
+        assert smtp.docmd("RCPT TO:<b@elsewhere.example>")[0] == 550
+    before = today()[1]
+    server.wait(user, server.deliver([user], sender="a|b@elsewhere.example"))
+    with server.smtp() as smtp:
+        smtp.ehlo()
+        for _ in range(2):
+            smtp.docmd("MAIL FROM:<a@elsewhere.example>")
+            assert smtp.docmd("RCPT TO:<b@elsewhere.example>")[0] == 550
+            smtp.rset()
+    figures, after = today()
+    grown = {name: after[name] - before[name] for name in ("received", "refused", "relay denied")}
+    assert grown == {"received": 1, "refused": 2, "relay denied": 2}
+    assert figures["checks"]["queue"].startswith("ok")
+    boxes = {box["address"]: box for box in figures["mailboxes"]}
+    assert boxes[user]["bytes"] > 0
+    told = server.salt("mailsrv.report", "/srv/report.html")
+    assert told["file"] == "/srv/report.html"
+    name = server.machine.fqdn
+    assert told[name].startswith(("ok: ", "WARNING: ", "FAULT: "))
+    assert server.machine.run("stat -c '%a %U' /srv/report.html").stdout == "600 root\n"
+    assert f'<h2 id="{name}">' in server.machine.get("/srv/report.html")
+
+
 def test_the_stock_mta_is_off(two):
     assert two.machine.run("systemctl is-enabled exim4", check=False).stdout != "enabled\n"
     assert two.machine.run("pgrep exim4", check=False).stdout == ""
@@ -358,10 +450,11 @@ EXPECTED = (
 )
 
 
-def test_the_daemons_have_nothing_to_complain_about(server):
+def test_the_daemons_have_nothing_to_complain_about(server, began):
+    """Since these tests began: others break files and daemons, of the same machine."""
     for unit in "opensmtpd", "dovecot":
-        lines = server.machine.journal(unit).splitlines()
-        assert len(lines) > 10
+        assert len(server.machine.journal(unit).splitlines()) > 10
+        lines = server.machine.journal(unit, began).splitlines()
         complaint = re.compile(r"\b(warn|warning|error|fatal|panic)\b", re.IGNORECASE)
         complaints = [line for line in lines if complaint.search(line)]
         assert [line for line in complaints if not re.search(EXPECTED, line)] == []

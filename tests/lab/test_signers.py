@@ -15,6 +15,10 @@ pytestmark = pytest.mark.lab
 GTUBE = "buy\r\nXJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X\r\nbuy\r\n"
 ORDINARY = {"Date": "Tue, 24 Nov 2026 15:00:00 +0000", "Message-ID": "<1@elsewhere.example>"}
 SOMEBODY = "somebody@elsewhere.example"
+LEAVE = {
+    "List_Unsubscribe": "<https://one.example/leave?id=1>",
+    "List_Unsubscribe_Post": "List-Unsubscribe=One-Click",
+}
 
 # As an administrator would: rspamd's lists on the Internet are none of the lab's business.
 OFFLINE = ("asn", "fuzzy_check", "phishing", "rbl")
@@ -50,7 +54,7 @@ def by_dkimpy(lab):
 def leaving(server, sink):
     """A message of one user of each domain, as it leaves, by that domain."""
     users = {address.partition("@")[2]: address for address in server.accounts}
-    subjects = [server.submit(user, [SOMEBODY]) for user in users.values()]
+    subjects = [server.submit(user, [SOMEBODY], **LEAVE) for user in users.values()]
     envelopes = arrived(sink, *subjects)
     return {domain: e.content for domain, e in zip(users, envelopes, strict=True)}
 
@@ -98,6 +102,16 @@ def test_mail_carries_a_signature_of_each_algorithm(signers, by_dkimpy, by_mail_
         for domain, message in left.items():
             both = [(domain, "ed25519-sha256"), (domain, "rsa-sha256")]
             assert by_dkimpy(message) == by_mail_dkim(message) == both
+
+
+def test_leaving_a_list_by_one_click_is_signed(signers, by_dkimpy):
+    """RFC 8058, section 4: both fields, or no receiver shows the button."""
+    for left in signers.left.values():
+        for message in left.values():
+            for name, value in LEAVE.items():
+                line = f"{name.replace('_', '-')}: {value}".encode()
+                assert message.count(line) == 1
+                assert by_dkimpy(message.replace(line, line[:-1])) == []
 
 
 def test_the_records_stay_whoever_signs(signers):

@@ -12,6 +12,7 @@ import socket
 import socketserver
 import struct
 import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -25,9 +26,11 @@ import dns.query
 import dns.rcode
 import dns.resolver
 
-# Another name and another cache: a second lab beside this one.
-NAME = os.environ.get("MAILSRV_LAB", "mailsrv-lab")
-CACHE = Path(os.environ.get("MAILSRV_LAB_CACHE", "/var/cache/salt-mailsrv-lab"))
+from image import CACHE, within
+
+# Labs of several names stand beside each other: each process of pytest-xdist has its own.
+NAME = os.environ.get("MAILSRV_LAB", "mailsrv-lab") + os.environ.get("PYTEST_XDIST_WORKER", "")
+DISKS = CACHE / "labs" / NAME
 
 # Addresses reserved for documentation, since spam filters trust 10/8 and the like.
 WIRE = "198.51.100.0/24"
@@ -43,11 +46,12 @@ if not CGROUPS[0].exists():
 
 def until(found, seconds, what):
     """The first true result of `found()`, or a TimeoutError saying `what` after `seconds`."""
-    end = time.monotonic() + seconds
+    start, pause = time.monotonic(), 0.05
     while not (result := found()):
-        if time.monotonic() > end:
+        if time.monotonic() > start + seconds:
             raise TimeoutError(f"{what} (waited {seconds} s)")
-        time.sleep(0.05)
+        time.sleep(pause)
+        pause = min(pause * 1.2, 0.5)  # to look costs something, too
     return result
 
 
@@ -134,14 +138,23 @@ def _rollup(process):
     return Path("/proc", process, "smaps_rollup").read_text()
 
 
+def watch(lock):
+    """
+    Start a process that sweeps when this one ends, however it ends, and holds the lab's lock until
+    then. Who ends in order kills it.
+    """
+    command = (sys.executable, __file__)
+    options = {"stdin": subprocess.PIPE, "pass_fds": [lock.fileno()], "start_new_session": True}
+    return subprocess.Popen(command, **options)
+
+
 def sweep():
     """Remove all that a lab leaves outside its caches: this one, or one that was killed."""
     end()
     for path in Path("/run/netns").glob("*"):
         if path.name == NAME or path.name.startswith(f"{NAME}-"):
             sh(f"ip netns del {path.name}")
-    for directory in ("machines", "unfinished"):
-        shutil.rmtree(CACHE / directory, ignore_errors=True)
+    shutil.rmtree(DISKS, ignore_errors=True)
 
 
 class NameServer:
@@ -152,8 +165,9 @@ class NameServer:
         self._gateway = gateway
         self._zones = set()
         self._turn = threading.Lock()
-        self._directory = CACHE / "machines" / f"nsd-{address}"
+        self._directory = DISKS / f"nsd-{address}"
         self._directory.mkdir(parents=True)
+        self._debian = within("trixie", self._directory)
         with inside(gateway.network):
             sh(f"ip addr add {address}/24 dev wire")
 
@@ -166,7 +180,8 @@ class NameServer:
         with self._turn:
             draft = self._directory / "draft"
             draft.write_text(text)
-            check = subprocess.run(("nsd-checkzone", zone, draft), capture_output=True, text=True)
+            command = (*self._debian, "nsd-checkzone", zone, draft)
+            check = subprocess.run(command, capture_output=True, text=True)
             if check.returncode:
                 raise ValueError(f"nsd refuses the zone {zone}: {check.stdout}{check.stderr}")
             draft.rename(self._directory / f"{zone}.zone")
@@ -187,7 +202,7 @@ class NameServer:
         )
         end(group)
         with inside(self._gateway.network):
-            process = start(group, ("nsd", "-d", "-c", configuration), log)
+            process = start(group, (*self._debian, "nsd", "-d", "-c", configuration), log)
 
             def answers():
                 if process.poll() is not None:
@@ -313,3 +328,8 @@ def _serve(kind, port, handle):
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True).start()
     return server
+
+
+if __name__ == "__main__":
+    sys.stdin.read()
+    sweep()

@@ -1,22 +1,31 @@
-"""The modules as plain Python, with each other for siblings and nothing else of Salt."""
+"""The commands as plain Python, with each other for siblings and nothing else of Salt."""
 
 import importlib.util
 import inspect
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
 from salt.modules import slsutil
 
-from saltext.mailsrv.modules import certificate, dkim, mailcheck, mailsrv, password
+import reading
+from saltext.mailsrv.modules import (
+    backup_mx,
+    certificate,
+    dkim,
+    mailbox,
+    mailcheck,
+    mailsrv,
+    nsd,
+    password,
+)
 
-STATES = Path(__file__).parents[2] / "salt_mailsrv/states"
+COMMANDS = (backup_mx, certificate, dkim, mailbox, mailcheck, mailsrv, nsd, password)
 
 
 def render(path, default_renderer):
-    return yaml.safe_load((STATES / path.removeprefix("salt://")).read_text())
+    return yaml.safe_load((reading.STATES.parent / path.removeprefix("salt://")).read_text())
 
 
 def run(command, python_shell, raise_err):
@@ -25,53 +34,61 @@ def run(command, python_shell, raise_err):
     return subprocess.run(command, capture_output=True, text=True, check=raise_err).stdout.strip()
 
 
-@pytest.fixture(autouse=True)
+def nothing_published(*arguments, **keywords):
+    """Salt's mine.get, where nobody has published anything."""
+    return {}
+
+
+class Loader(dict):
+    """What Salt's loader gives a module, by its name there."""
+
+    def next_run(self, **keys):
+        """Begin a run with these keys of the pillar, beside those that it has."""
+        self["__context__"].clear()
+        self["__pillar__"].update(keys)
+
+
+@pytest.fixture
 def loader(monkeypatch):
-    """What Salt's loader gives a module."""
+    """The dunders of every module of commands."""
     functions = {"slsutil.renderer": render, "slsutil.merge": slsutil.merge, "cmd.run": run}
-    for module in (certificate, dkim, mailcheck, mailsrv, password):
+    functions["mine.get"] = nothing_published
+    for module in COMMANDS:
         functions |= {
             f"{module.__virtualname__}.{name}": function
             for name, function in inspect.getmembers(module, inspect.isfunction)
-            if not name.startswith("_")
+            if function.__module__ == module.__name__ and not name.startswith("_")
         }
-    dunders = {
-        "__salt__": functions,
-        "__context__": {},
-        "__opts__": {"test": False},
-        "__pillar__": {},
-        "__grains__": {
+    dunders = Loader(
+        __salt__=functions,
+        __context__={},
+        __opts__={"test": False, "id": reading.HOST},
+        __pillar__={},
+        __grains__={
             "os_family": "Debian",
-            "fqdn": "mx.example.com",
+            "fqdn": reading.HOST,
             "ipv4": ["127.0.0.1", "192.0.2.1"],
             "ipv6": ["::1", "2001:db8::1", "fe80::1"],
         },
-    }
-    for module in (certificate, dkim, mailcheck, mailsrv, password):
+    )
+    for module in COMMANDS:
         for name, value in dunders.items():
             monkeypatch.setattr(module, name, value, raising=False)
     return dunders
 
 
 @pytest.fixture
-def facts(loader):
-    """The formula's facts about a system."""
+def known(loader):
+    """What the formula knows of a system, to be changed before a command asks for it."""
 
-    def of(family):
+    def of(family="Debian"):
+        found = reading.system(family)
+        files = {"salt://mailsrv/defaults.yaml": {}, "salt://mailsrv/osmap.yaml": {family: found}}
         loader["__grains__"]["os_family"] = family
-        return mailsrv.facts()
+        loader["__salt__"]["slsutil.renderer"] = lambda path, default_renderer: files[path]
+        return found
 
     return of
-
-
-@pytest.fixture
-def read(facts):
-    """The model of a pillar."""
-
-    def model(pillar, fqdn="mx.example.com", family="Debian", mined=None):
-        return mailsrv.model(pillar, fqdn, facts(family), mined)
-
-    return model
 
 
 @pytest.fixture

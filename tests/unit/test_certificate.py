@@ -1,9 +1,11 @@
 """certificate.look: what servers and clients would say of a certificate, before they see it."""
 
+import hashlib
 import subprocess
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
+from salt.exceptions import CommandExecutionError
 
 from authority import Authority, cert_pem, fingerprint, key_pem, new_key
 from saltext.mailsrv.modules import certificate
@@ -170,3 +172,36 @@ def test_no_sentence_holds_key_material(authority):
     for given in (key, key[:150], key.replace("PRIVATE", "SECRET")):
         said = str(faults(given, given) + faults(chain, given) + faults(given, key))
         assert not [line for line in lines if line in said]
+
+
+def test_a_certificate_is_pinned_by_its_sha256(tmp_path, loader):
+    path = tmp_path / "relay.pem"
+    with pytest.raises(CommandExecutionError, match="is missing; put the relay's certificate"):
+        certificate.pin(str(path))
+    path.write_text("nothing\n")
+    with pytest.raises(CommandExecutionError, match="holds no certificate in PEM form"):
+        certificate.pin(str(path))
+    path.write_text("-----BEGIN CERTIFICATE-----\nMIID\n-----END CERTIFICATE-----\n")
+    # printf MIID | base64 -d | sha256sum
+    assert certificate.pin(str(path)) == (
+        "1c8998b78a3213f2de5668dbf0a22c1c54f4961da3912802e208bc839ac09f11"
+    )
+
+
+def test_in_test_mode_a_certificate_that_is_still_to_be_fetched_has_a_pin(tmp_path, loader):
+    loader["__opts__"]["test"] = True
+    assert certificate.pin(str(tmp_path / "relay.pem")) == "0" * 64
+
+
+@pytest.mark.parametrize("kind", ["rsa", "ecdsa"])
+def test_a_key_and_its_certificate_have_the_same_digest(authority, kind, tmp_path, program):
+    chain, key = authority.pems(HOST, key=kind)
+    for name, text in (("crt", chain), ("key", key), ("odd", "nothing")):
+        (tmp_path / name).write_text(text)
+    command = [program("openssl"), "pkey", "-in", tmp_path / "key", "-pubout", "-outform", "DER"]
+    public = subprocess.run(command, capture_output=True, check=True).stdout
+    digest = hashlib.sha256(public).hexdigest()
+    assert certificate.key_digest(tmp_path / "crt") == digest
+    assert certificate.key_digest(tmp_path / "key") == digest
+    with pytest.raises(CommandExecutionError, match="holds neither a certificate nor a key"):
+        certificate.key_digest(tmp_path / "odd")

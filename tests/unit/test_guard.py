@@ -1,14 +1,19 @@
 """guard, the filter before the signers: what it makes of headers, and that nothing ends it."""
 
+import calendar
 import contextlib
 import email
 import email.policy
 import email.utils
 import json
+import os
 import re
 import signal
+import subprocess
 import sys
+import tempfile
 import time
+import types
 
 import pytest
 from hypothesis import given, settings
@@ -19,7 +24,8 @@ import guard
 ANN, BOB, ROOT = "ann@one.example", "bob@one.example", "root@mail.one.example"
 RULES = {
     "hostname": "mail.one.example",
-    "domains": ["one.example", "uno.example"],
+    "domains": ["one.example", "uno.example", "ein.example"],
+    "moved": {"ein.example": "one.example"},
     "senders": {
         ANN: [ANN, "sales@one.example", "@uno.example"],
         BOB: [BOB],
@@ -27,8 +33,14 @@ RULES = {
     },
     "signers": [],
     "closed": ["203.0.113.0/24", "2001:db8::/32"],
+    "backups": {"due.example": ["203.0.113.7/32"], "tre.example": None},
+    "unknown": ["quattro.example"],
     "spool": "/",
     "free": 1,
+    "limits": {},
+    "sent": ":memory:",
+    "postmaster": "postmaster@one.example",
+    "stopped": "/nonexistent",
 }
 
 
@@ -81,6 +93,10 @@ def author(*lines, **about):
         (f"From: =?x-none?q?a?= <{ANN}>", f"a <{ANN}>"),
         ("From: ann+=?utf-8?q?=0A?=x@one.example", ANN),
         (f"From: \u0645\u06cc\u200c\u062e <{ANN}>", f"\u0645\u06cc\u200c\u062e <{ANN}>"),
+        # a domain that has another name now
+        ("From: ann@ein.example", ANN),
+        ("From: Ann <Ann+Tag@EIN.example>", "Ann <Ann+Tag@one.example>"),
+        ("From: CEO <bob@ein.example>", f"CEO <{ANN}>"),
         # somebody else: MAIL FROM, and the name stays
         ("From: CEO <bob@one.example>", f"CEO <{ANN}>"),
         ("From: <@x.example:bob@one.example>", ANN),
@@ -377,11 +393,15 @@ class Wire:
             self.report(b"link-auth", sid, b"pass|" + login.encode())
         return sid
 
-    def mail(self, sid, sender, lines):
+    def mail(self, sid, sender, lines, recipients=()):
         """A whole message; returns (lines as smtpd gets them, the reply at its end)."""
         said = self.ask(b"mail-from", sid, sender.encode())
-        if said.startswith("reject"):
+        if said.startswith(("reject", "disconnect")):
             return None, said
+        for recipient in recipients:
+            said = self.ask(b"rcpt-to", sid, recipient)
+            result = b"ok" if said == "proceed" else b"tempfail"
+            self.report(b"tx-rcpt", sid, b"77|%s|%s" % (result, recipient))
         before = len(self.said)
         for line in [*lines, b"."]:
             self.guard.take(b"filter|0.7|1.0|smtp-in|data-line|%s|77|%s\n" % (sid, line))
@@ -401,6 +421,41 @@ def test_a_strangers_message_passes_untouched():
     assert wire.mail(sid, "x@elsewhere.example", odd) == (odd, "proceed")
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([b"Message-Id: <1@a.example>", b"Message-ID: <2@a.example>"], ["<1@a.example>"]),
+        ([b"MESSAGE-ID:", b"\t<1@a.", b" example>", b"To: x"], ["<1@a. example>"]),
+        ([b"Message-ID: \xff\x1b[2J <1>"], ["?[2J <1>".rjust(9, "\ufffd")]),
+        ([b"X: y", b" Message-ID: <1>", b"", b"Message-ID: <1>"], [""]),
+        ([b"Message-ID: " + b"x" * 5000], ["x" * 5000]),
+        ([], [""]),
+    ],
+)
+def test_the_log_says_which_message_has_which_message_id(given, said):
+    wire = Wire()
+    sid = wire.connect(port=b"25", login="")
+    wire.report(b"tx-begin", sid, b"0f0fe0bc")
+    wire.report(b"tx-rcpt", sid, b"0f0fe0bc|ok|" + ANN.encode())
+    assert wire.mail(sid, "x@elsewhere.example", given) == (given, "proceed")
+    known = f"a1 msgid=0f0fe0bc from=<x@elsewhere.example> to=<{ANN}> message-id="
+    assert wire.log == [(known + name)[:600] for name in said]
+
+
+def test_the_log_says_the_message_id_that_guard_has_made():
+    wire = Wire()
+    sid = wire.connect()
+    for number in (b"0f0fe0bc", b"6d5ac3a1"):  # two messages of one session
+        wire.report(b"tx-begin", sid, number)
+        lines, said = wire.mail(sid, ANN, [f"From: {ANN}".encode(), b"", b"Message-ID: <x>"])
+        [name] = [line[12:] for line in lines if line[:12] == b"Message-ID: "][:1]
+        assert (said, wire.log[-1]) == (
+            "proceed",
+            f"a1 msgid={number.decode()} from=<{ANN}> to=<> message-id={name.decode()}",
+        )
+    assert len(wire.log) == 2
+
+
 def test_a_stranger_does_not_use_our_senders_where_spf_forbids_it():
     for sender in (ANN, "Nobody@ONE.example", ROOT):
         wire = Wire()
@@ -408,6 +463,37 @@ def test_a_stranger_does_not_use_our_senders_where_spf_forbids_it():
         assert reply == f"reject|{guard.FORGED.format(sender)}"
         wire.rules = rules(closed=None)
         assert wire.mail(b"a1", sender, [b""])[1] == "proceed"
+
+
+def test_who_is_a_backup_mx_refuses_what_the_primary_would():
+    for sender, host, told in (
+        (
+            "x@due.example",
+            "198.51.100.9",
+            f"reject|{guard.FORGED_ELSEWHERE.format('x@due.example')}",
+        ),
+        ("x@DUE.example", "203.0.113.7", "proceed"),
+        ("x@tre.example", "198.51.100.9", "proceed"),
+        ("x@sub.due.example", "198.51.100.9", "proceed"),
+    ):
+        wire = Wire()
+        stranger = wire.connect(source=f"{host}:1".encode(), port=b"25", login="")
+        assert wire.ask(b"mail-from", stranger, sender.encode()) == told, sender
+
+
+@pytest.mark.parametrize("login", ["", ANN])
+def test_mail_for_a_primary_that_nothing_is_known_of_is_put_off(login):
+    wire = Wire()
+    session = wire.connect(port=b"587" if login else b"25", login=login)
+    wire.ask(b"mail-from", session, ANN.encode() if login else b"x@elsewhere.example")
+    for recipient, told in (
+        (b"ann@Quattro.example", f"reject|{guard.NOT_KNOWN.format('quattro.example')}"),
+        (b"ann@due.example", "proceed"),
+        (b"quattro.example", "reject|" + guard.NOT_KNOWN.format("quattro.example")),
+        (b"\xff@\xfe", "proceed"),
+        (b"", "proceed"),
+    ):
+        assert wire.ask(b"rcpt-to", session, recipient) == told, recipient
 
 
 def test_a_sender_is_what_smtpd_makes_of_it():
@@ -467,6 +553,16 @@ def test_a_read_receipt_gets_its_accounts_sender():
     assert wire.ask(b"mail-from", sid, b"") == "rewrite|<MAILER-DAEMON@web.one.example>"
 
 
+@pytest.mark.parametrize("port", [b"587", b"465", b"10026", b"25"])
+def test_what_leaves_with_the_name_of_before_has_the_one_of_now(port):
+    """By all doors but that of strangers, who are refused the domain or, here, from its network."""
+    wire = Wire()
+    sid = wire.connect(source=b"203.0.113.9:5", port=port, login="")
+    said = wire.ask(b"mail-from", sid, b"Ann+x@EIN.example")
+    assert said == ("proceed" if port == b"25" else "rewrite|<Ann+x@one.example>")
+    assert wire.ask(b"mail-from", sid, ANN.encode()) == "proceed"
+
+
 def test_a_message_without_a_body_gets_its_empty_line():
     wire = Wire()
     lines, reply = wire.mail(wire.connect(), ANN, [b"From: ann@one.example"])
@@ -514,6 +610,403 @@ def test_a_fault_of_its_own_is_a_451_for_that_message(monkeypatch):
     assert any("ZeroDivisionError" in line for line in wire.log)
     monkeypatch.undo()
     assert wire.mail(other, ANN, [b"From: ann@one.example", b"", b"x"])[1] == "proceed"
+
+
+# Limits, and who is blocked
+
+GREETING = [b"Subject: x", b"", b"x"]
+LOT = [b"v%d@elsewhere.example" % number for number in range(1000)]
+NOON = 1_800_000_000
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The time that it is; `clock.now` may be set."""
+    time_ = types.SimpleNamespace(now=NOON)
+    monkeypatch.setattr(guard.time, "time", lambda: time_.now)
+    return time_
+
+
+@pytest.fixture
+def postmaster(monkeypatch, tmp_path):
+    """What postmaster is told, mail by mail."""
+    program, mails = tmp_path / "sendmail", tmp_path / "mails"
+    mails.mkdir()
+    program.write_text(
+        f'#!/bin/sh\necho "$@" >{mails}/$$.new; cat >>{mails}/$$.new\n'
+        f"mv {mails}/$$.new {mails}/$$\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr(guard, "SENDMAIL", str(program))
+
+    def told(*wires):
+        for wire in wires:
+            wire.until(lambda wire=wire: not wire.guard.mails)
+        return [file.read_text() for file in sorted(mails.iterdir())]
+
+    return told
+
+
+def limited(tmp_path, hour=10, day=25, **changed):
+    limits = {ANN: [hour, day], BOB: [0, 0]}
+    return Wire(limits=limits, sent=str(tmp_path / "sent.sqlite"), **changed)
+
+
+def taken(wire, login, count, sid=b"a1"):
+    """To how many of so many recipients a message of that login goes; 0 where it does not."""
+    wire.connect(sid, login=login)
+    before = len(wire.said)
+    _, reply = wire.mail(sid, login, GREETING, LOT[:count])
+    asked = wire.said[before:].count(b"|proceed\n")
+    wire.report(b"link-disconnect", sid, b"")
+    return asked - 2 if reply == "proceed" else 0  # of MAIL FROM and the commit
+
+
+def test_an_account_may_write_to_so_many_and_others_go_on(tmp_path, clock, postmaster):
+    wire = limited(tmp_path)
+    assert [taken(wire, ANN, 4), taken(wire, ANN, 5), taken(wire, ANN, 5)] == [4, 5, 1]
+    assert taken(wire, ANN, 1) == 0
+    assert taken(wire, BOB, 900) == 900
+    assert taken(wire, "web.one.example", 900) == 900
+    (mail,) = postmaster(wire)
+    assert mail.startswith("-f postmaster@one.example postmaster@one.example\nFrom: ")
+    for text in ANN, "to 9 recipients", "limit is 10.", "198.51.100.7", f"mailsrv.block {ANN}":
+        assert text in mail
+    assert re.search(r"after 2027-01-15 \d\d:\d0 UTC", mail)
+
+
+def test_the_refusal_says_when_it_goes_on_and_then_it_does(tmp_path, clock, postmaster):
+    wire = limited(tmp_path)
+    taken(wire, ANN, 10)
+    sid = wire.connect()
+    wire.ask(b"mail-from", sid, ANN.encode())
+    said = wire.ask(b"rcpt-to", sid, LOT[0])
+    when = re.fullmatch(
+        rf"reject\|451 4.7.1 {ANN} may write to 10 recipients in an hour: the rest can go after"
+        r" (.*) UTC",
+        said,
+    )[1]
+    until = calendar.timegm(time.strptime(when, "%Y-%m-%d %H:%M"))
+    assert 3600 < until - NOON <= 3600 + guard.SLOT
+    clock.now = until - 1
+    assert taken(wire, ANN, 1) == 0
+    clock.now = until
+    assert taken(wire, ANN, 20) == 10
+    clock.now = until + 4200
+    assert taken(wire, ANN, 20) == 5  # of the day
+    clock.now = NOON + 86400 - 1
+    assert taken(wire, ANN, 20) == 0
+    clock.now = NOON + 86400 + guard.SLOT
+    assert taken(wire, ANN, 20) == 10
+    assert len(postmaster(wire)) == 2  # on the first day, and on the second
+
+
+def test_what_is_refused_or_given_up_does_not_count(tmp_path, clock):
+    wire = limited(tmp_path)
+    sid = wire.connect()
+    for event in b"tx-reset", b"tx-rollback":
+        wire.ask(b"mail-from", sid, ANN.encode())
+        for recipient in LOT[:9]:
+            wire.ask(b"rcpt-to", sid, recipient)
+            wire.report(b"tx-rcpt", sid, b"77|ok|" + recipient)
+        wire.report(event, sid, b"77")
+    wire.ask(b"mail-from", sid, ANN.encode())
+    for result in b"permfail", b"tempfail":
+        wire.report(b"tx-rcpt", sid, b"77|%s|x@y" % result)
+    assert wire.ask(b"commit", sid) == "proceed"
+    assert wire.mail(sid, ANN, [b"From: ann@one.example", b"", b"a\rb"], LOT[:9])[1] == (
+        f"reject|{guard.CARRIAGE_RETURN}"
+    )
+    assert taken(wire, ANN, 20, b"b2") == 10
+
+
+def passed_on(wire, sender, by, *, sid=b"s1", recipients=1):
+    """What smtpd(8) is told of a message that a Sieve script passes on, in the end."""
+    wire.connect(sid, source=b"127.0.0.1:9", port=b"10026", login="")
+    lines = [b"Received: here", b"X-Sieve: Pigeonhole", b"X-Sieve-Redirected-From: " + by]
+    lines += [b"X-Sieve-Redirected-From: bob@one.example", b"Received: there", b"", b"x"]
+    reply = wire.mail(sid, sender, lines, LOT[:recipients])[1]
+    wire.report(b"link-disconnect", sid, b"")
+    return reply
+
+
+def test_what_a_sieve_script_sends_counts(tmp_path, clock, postmaster):
+    """A script may write to whom the message at hand names: without a limit, a thief's relay."""
+    wire = limited(tmp_path, hour=3)
+    for sender in ANN, "Ann+x@ONE.example", "":
+        assert passed_on(wire, sender, b"ann+x@one.example") == "proceed"
+    # 550: Sieve keeps the message; with 451 it would wait in the queue.
+    assert passed_on(wire, "", b"ann@one.example").startswith(f"reject|550 5.7.1 {ANN} may ")
+    sid = wire.connect(source=b"127.0.0.1:9", port=b"10026", login="")
+    assert wire.ask(b"mail-from", sid, ANN.encode()) == "proceed"
+    assert wire.ask(b"rcpt-to", sid, LOT[0]).startswith(f"reject|550 5.7.1 {ANN} may ")
+    (mail,) = postmaster(wire)
+    assert "came from its own filters" in mail
+    assert taken(wire, ANN, 20) == 3  # strangers who fill the mailbox do not stop her
+    for by in b"bob@one.example", b"", b"\xff|<>", b"bob@elsewhere.example":
+        assert passed_on(wire, "", by) == "proceed"
+
+
+def test_what_sieve_scripts_reject_counts_together_and_a_block_keeps_it(tmp_path, clock):
+    wire = limited(tmp_path)
+    said = [passed_on(wire, "", b"") for _ in range(102)]
+    kept = f"reject|{guard.NO_REJECTION}"
+    assert said == ["proceed"] * 100 + [kept] * 2
+    clock.now += 4200
+    assert passed_on(wire, "", b"") == "proceed"
+    wire.rules.blocked = frozenset({BOB})
+    assert passed_on(wire, "", b"") == kept
+    assert passed_on(wire, "", b"ann@one.example") == "proceed"
+
+
+def test_sessions_side_by_side_pass_no_limit(tmp_path, clock, postmaster):
+    """Each may name all its recipients before another message is counted."""
+    wire = limited(tmp_path)
+    sids = [wire.connect(b"a%d" % number) for number in range(3)]
+    for sid in sids:
+        wire.ask(b"mail-from", sid, ANN.encode())
+        for recipient in LOT[:6]:
+            assert wire.ask(b"rcpt-to", sid, recipient) == "proceed"
+            wire.report(b"tx-rcpt", sid, b"77|ok|" + recipient)
+    said = [wire.ask(b"commit", sid) for sid in sids]
+    assert said[0] == "proceed"
+    assert all(text.startswith("reject|451 4.7.1 ") for text in said[1:])
+    assert taken(wire, ANN, 20, b"b2") == 4
+
+
+def test_what_was_sent_outlives_guard_and_several_count_together(tmp_path, clock, postmaster):
+    one, other = limited(tmp_path), limited(tmp_path)
+    assert [taken(one, ANN, 3), taken(other, ANN, 3)] == [3, 3]
+    third, fourth = limited(tmp_path), limited(tmp_path)
+    assert taken(third, ANN, 20) == 4
+    assert [taken(wire, ANN, 1) for wire in (one, other, fourth)] == [0, 0, 0]
+    assert len(postmaster(one, other, third, fourth)) == 1
+
+
+COUNTER = """
+import sys
+sys.path.append(sys.argv[1])
+import guard
+sent = guard.Sent(print)
+while True:
+    assert sent.add(sys.argv[2], "ann", 1, [0, 0]) is None
+    print("+", flush=True)
+"""
+
+
+def test_kill_9_at_any_moment_loses_nothing_that_was_counted(tmp_path):
+    path, heard = str(tmp_path / "sent.sqlite"), 0
+    for number in range(6):
+        command = [sys.executable, "-c", COUNTER, os.path.dirname(guard.__file__), path]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        heard += sum(1 for _ in range(3 + 17 * number) if process.stdout.readline() == b"+\n")
+        process.kill()
+        heard += process.stdout.read().count(b"+\n")
+        process.wait()
+    log = []
+    limit, _, sent, _ = guard.Sent(log.append).beyond(path, "ann", 1, [1, 0])
+    assert heard >= 18
+    assert heard <= sent <= heard + 6  # that one which was counted, and not yet said
+    assert (limit, log) == (1, [])
+
+
+def garbage():
+    """Files that are no such database, or another one."""
+    head = b"SQLite format 3\0"
+    return st.binary(max_size=5000) | st.binary(max_size=5000).map(lambda rest: head + rest)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    text=garbage(), cut=st.integers(0, 9000), part=st.sampled_from(["", "-journal", "-wal", "-shm"])
+)
+def test_garbage_in_the_state_ends_nothing_and_the_limit_holds(text, cut, part):
+    with tempfile.TemporaryDirectory() as directory:
+        path, log = os.path.join(directory, "sent.sqlite"), []
+        sent = guard.Sent(log.append)
+        assert sent.add(path, "ann", 3, [5, 0]) is None
+        del sent
+        with open(path + part, "r+b" if cut and os.path.exists(path + part) else "wb") as file:
+            file.seek(cut)
+            file.write(text)
+        sent = guard.Sent(log.append)
+        results = [sent.add(path, "ann", 1, [5, 0]) is None for _ in range(7)]
+        assert results[:2] == [True, True]
+        assert not results[-1]
+        assert not guard.Sent(log.append).is_told(path, "ann")
+
+
+@pytest.mark.parametrize("made", ["nothing", "a directory", "closed", "another database"])
+def test_a_state_that_cannot_be_used_counts_in_memory(tmp_path, made, postmaster):
+    path = tmp_path / "there/sent.sqlite"
+    if made != "nothing":
+        path.parent.mkdir()
+    if made == "a directory":
+        path.mkdir()
+    elif made == "closed":
+        path.symlink_to("/proc/1/nothing")
+    elif made == "another database":
+        with contextlib.closing(guard.sqlite3.connect(path)) as base:
+            base.execute("CREATE TABLE sent (login BLOB)")
+    wire = Wire(limits={ANN: [5, 0]}, sent=str(path))
+    assert [taken(wire, ANN, 3), taken(wire, ANN, 3), taken(wire, ANN, 3)] == [3, 2, 0]
+    assert any(str(path) in line for line in wire.log)
+    assert len(postmaster(wire)) == 1
+
+
+@pytest.mark.skipif(os.geteuid(), reason="files of another user")
+def test_the_state_of_another_user_is_begun_anew(tmp_path):
+    """root changes no owners in a directory where somebody else can put links."""
+    path = tmp_path / "sent.sqlite"
+    assert taken(limited(tmp_path), ANN, 9) == 9
+    os.chown(path, 12345, -1)
+    path.chmod(0o400)
+    wire = limited(tmp_path)
+    assert [taken(wire, ANN, 9), taken(limited(tmp_path), ANN, 9)] == [9, 1]
+    assert path.stat().st_uid == 0
+    assert not any(str(path) in line for line in wire.log)
+
+
+def test_a_disk_that_is_full_gives_no_fresh_budget(tmp_path, clock, monkeypatch, postmaster):
+    """It can be opened all the time, and not be written to."""
+    now, database = time.monotonic(), guard._database
+
+    def full(path):
+        base = database(path)
+        if path != ":memory:":
+            base.execute("PRAGMA query_only = ON")
+        return base
+
+    monkeypatch.setattr(guard, "_database", full)
+    monkeypatch.setattr(guard.time, "monotonic", lambda: now)
+    wire = limited(tmp_path)
+    went = 0
+    for _ in range(5):
+        went += taken(wire, ANN, 9)
+        now += guard.LATER + 1
+    assert went == 9
+    assert len(postmaster(wire)) == 1
+
+
+def test_without_the_module_mail_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(guard, "sqlite3", None)
+    assert taken(limited(tmp_path), ANN, 30) == 30
+
+
+def test_a_state_that_can_be_used_again_is(tmp_path, clock, monkeypatch):
+    wire = limited(tmp_path / "later")
+    now = time.monotonic()
+    monkeypatch.setattr(guard.time, "monotonic", lambda: now)
+    assert taken(wire, ANN, 10) == 10
+    (tmp_path / "later").mkdir()
+    assert taken(wire, ANN, 10) == 0
+    now += guard.LATER + 1
+    assert [taken(wire, ANN, 10), taken(limited(tmp_path / "later"), ANN, 1)] == [10, 0]
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.sampled_from([1, 700, 3700, 90000, -1, -700, -3700, -90000, 1 << 25, -(1 << 25)])
+            | st.integers(-100_000, 100_000),
+            st.integers(1, 12),
+        ),
+        min_size=1,
+        max_size=30,
+    )
+)
+def test_a_clock_that_jumps_gives_nobody_more_than_a_limit_at_a_time(steps):
+    """Backwards and by a year: within any hour of a clock that stands right, the limit holds."""
+    sent, now, passed = guard.Sent(print), NOON, []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(guard.time, "time", lambda: now)
+        for step, more in steps:
+            now += step
+            beyond = sent.add(":memory:", "ann", more, [10, 20])
+            if not beyond:
+                # What was far away when something was counted has been forgotten.
+                passed = [(t, n) for t, n in passed if abs(t - now) <= 86400]
+                passed.append((now, more))
+                assert sum(n for t, n in passed if abs(t - now) < 3600) <= 10
+                assert sum(n for t, n in passed if abs(t - now) < 86400) <= 20
+            else:
+                assert beyond[3] > now
+                time.gmtime(beyond[3])
+        rows = sent.base.execute("SELECT count(*) FROM sent").fetchone()[0]
+        assert rows <= 2 * 86400 / guard.SLOT + 3
+
+
+def test_the_state_stays_small(tmp_path, clock):
+    """10 000 accounts that send all day: no more than their slots of one day."""
+    sent, path = guard.Sent(print), str(tmp_path / "sent.sqlite")
+    for day in range(4):
+        clock.now = NOON + 100_000 * day
+        guard._database(path).close()
+        sent.add(path, "ann", 1, [0, 0])
+    assert sent.base.execute("SELECT count(*) FROM sent").fetchone() == (1,)
+
+
+def test_who_is_blocked_is_refused_at_every_door(tmp_path):
+    wire = Wire()
+    sid = wire.connect()
+    wire.ask(b"mail-from", sid, ANN.encode())
+    wire.rules.blocked = frozenset({ANN})
+    ended = f"disconnect|{guard.BLOCKED.format('421', ANN)}"
+    assert wire.ask(b"rcpt-to", sid, LOT[0]) == ended
+    wire.rules.blocked = frozenset()
+    assert wire.mail(sid, ANN, GREETING)[1] == "proceed"
+    wire.rules.blocked = frozenset({ANN})
+    for sender in ANN, "sales@one.example", "":
+        assert wire.ask(b"mail-from", sid, sender.encode()) == ended
+    refused = f"reject|{guard.BLOCKED.format('550', ANN)}"
+    program = wire.connect(b"b2", source=b"unix:/run/smtpd.sock", login="")
+    sieve = wire.connect(b"c3", source=b"127.0.0.1:9", port=b"10026", login="")
+    for sid in program, sieve:
+        for sender in ANN, "Ann+tag@ONE.example":
+            assert wire.ask(b"mail-from", sid, sender.encode()).startswith("reject|550 5.7.1 ")
+        assert wire.mail(sid, BOB, GREETING)[1] == "proceed"
+    assert wire.mail(program, ROOT, [b"From: Ann <ann@one.example>", b"", b"x"])[1] == refused
+    assert wire.mail(wire.connect(b"d4", login=BOB), BOB, GREETING)[1] == "proceed"
+    assert passed_on(wire, "", b"Ann+tag@one.example") == refused.replace(
+        ANN, "Ann+tag@one.example"
+    )
+    assert passed_on(wire, "", b"bob@one.example") == "proceed"
+    other = wire.connect(b"f6", login=BOB)
+    assert wire.ask(b"mail-from", other, ANN.encode()) == refused  # is not ended for its own name
+    stranger = wire.connect(b"e5", port=b"25", login="")
+    assert wire.mail(stranger, "x@elsewhere.example", GREETING, LOT[:3])[1] == "proceed"
+
+
+def test_a_block_holds_for_what_was_half_sent(tmp_path, signer):
+    for signers in ([], [signer("well")]):
+        wire = Wire(signers)
+        sid = wire.connect()
+        wire.ask(b"mail-from", sid, ANN.encode())
+        said = wire.said
+        for line in *GREETING, b".":
+            wire.guard.take(b"filter|0.7|1.0|smtp-in|data-line|%s|77|%s\n" % (sid, line))
+        wire.until(lambda said=said, wire=wire: wire.said != said and wire.said.endswith(b"|.\n"))
+        wire.rules.blocked = frozenset({ANN})
+        assert wire.ask(b"commit", sid).startswith("disconnect|421 ")
+
+
+def test_files_are_read_again_when_they_are_replaced(tmp_path, monkeypatch):
+    path, stopped = tmp_path / "guard.json", tmp_path / "blocked"
+    path.write_text(json.dumps({**RULES, "stopped": str(stopped)}))
+    log, now = [], 0.0
+    monkeypatch.setattr(guard.time, "monotonic", lambda: now)
+    files = guard.Files(str(path), log.append)
+    found = []
+    for text in None, f"# x\n{ANN}\n", "\xff\0:\n\n", f"{ANN.upper()}\nweb.one.example":
+        now += 1
+        if text is not None:
+            stopped.write_bytes(text.encode("latin-1"))
+        found.append({*files.rules().blocked})
+    assert found[:2] == [set(), {ANN}]
+    assert ANN not in found[2]
+    assert found[3] == {ANN, "web.one.example"}
+    assert len(log) == 1  # it was not there
 
 
 SIGNER = r"""

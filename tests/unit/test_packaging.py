@@ -1,7 +1,10 @@
 """One copy of each module, in every delivery, documented."""
 
 import ast
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,15 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "salt_mailsrv"
-MODULES = sorted([*PACKAGE.glob("_modules/*.py"), *PACKAGE.glob("_states/*.py")])
+BY_HAND = ("tests/lab/record", "tests/lab/kills", "tests/lab/upgrade")
+KINDS = {
+    "modules": "_modules",
+    "output": "_output",
+    "runners": "_runners",
+    "states": "_states",
+}
+FILES = [*PACKAGE.glob("_modules/*.py"), *PACKAGE.glob("_states/*.py")]
+MODULES = sorted(path for path in FILES if not path.name.startswith("_"))
 
 
 def name(path):
@@ -23,25 +34,33 @@ def public_functions():
                 yield pytest.param(path, node, id=f"{name(path)}:{node.name}")
 
 
-@pytest.mark.parametrize("kind", ["_modules", "_states"])
-def test_every_module_has_its_link_in_the_file_root_and_every_link_its_module(kind):
+@pytest.mark.parametrize("kind", KINDS.values())
+def test_every_file_has_its_link_in_the_file_root_and_every_link_its_file(kind):
     """A link for each file: gitfs does not see through a linked directory."""
-    links = [link for link in (PACKAGE / "states" / kind).iterdir() if link.suffix == ".py"]
-    assert sorted(link.name for link in links) == sorted(
-        p.name for p in (PACKAGE / kind).glob("*.py")
-    )
-    for link in links:
-        assert link.readlink() == Path("../..") / kind / link.name
+    root, top = PACKAGE / kind, PACKAGE / "states" / kind
+    links = {
+        path.relative_to(top): path for path in top.rglob("*") if "__pycache__" not in path.parts
+    }
+    files = {path.relative_to(root) for path in root.rglob("*") if "__pycache__" not in path.parts}
+    assert links.keys() == files
+    for name in files:
+        link = links[name]
+        if link.is_dir():
+            assert not link.is_symlink()
+            continue
+        up = Path(*[".."] * (len(name.parts) + 1))
+        assert link.readlink() == up / kind / name
+        assert link.read_bytes() == (root / name).read_bytes()
 
 
-@pytest.mark.parametrize(("link", "kind"), [("modules", "_modules"), ("states", "_states")])
+@pytest.mark.parametrize(("link", "kind"), KINDS.items())
 def test_the_package_holds_the_modules_by_a_link(link, kind):
     assert (ROOT / "src/saltext/mailsrv" / link).resolve() == PACKAGE / kind
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name)
 def test_a_module_is_complete_in_itself(path):
-    """One that is synced from a file server has no siblings to import."""
+    """One that is synced from a file server finds what has a private name beside it, no more."""
     siblings = {module.stem for module in MODULES} | {"saltext"}
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):
@@ -88,3 +107,13 @@ def test_on_freebsd_the_package_brings_what_salt_3008_no_longer_has():
         if requirement.marker and requirement.marker.evaluate({"platform_system": "FreeBSD"})
     ]
     assert "saltext.freebsd" in for_freebsd
+
+
+@pytest.mark.parametrize("path", ["bench/compare", "bench/runs", "bench/year", *BY_HAND])
+def test_what_is_run_by_hand_starts(path):
+    """Its names had moved, and nobody had started it since."""
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}/bench:{ROOT}/tests/lab"}
+    ran = subprocess.run(
+        [sys.executable, ROOT / f"{path}.py", "--help"], env=env, text=True, stdout=-1
+    )
+    assert (ran.returncode, ran.stdout[:6]) == (0, "usage:")

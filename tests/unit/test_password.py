@@ -5,6 +5,7 @@ import ctypes.util
 import re
 
 import pytest
+from _mailsrv import hashes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from passlib.hash import sha512_crypt
@@ -45,7 +46,7 @@ VECTORS = [
     ),
 ]
 
-salts = st.text(password.CRYPT64, min_size=1, max_size=20)
+salts = st.text(hashes.CRYPT64, min_size=1, max_size=20)
 passwords = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=100)
 
 
@@ -171,73 +172,19 @@ def test_verify_refuses_a_hash_of_another_kind(hash):
     assert str(raised.value) == "password.verify: the hash is not of the form $6$SALT$HASH"
 
 
-# What crypt(3) makes of hunter2.
-KINDS = {
-    "sha512": [SEED_HASH],
-    "sha256": [
-        "$5$abcdefgh$XEPmEiAJvPG31m/DaIsyckkv.Sxd.8NrmElXxCKFQr/",
-        "$5$rounds=1000$abcdefgh$zZYuNxGKBwExkM8Jjfn/KVmR8hkyEavAELgSGSoRhk5",
-    ],
-    "bcrypt": [
-        "$2b$05$abcdefghijklmnopqrstuuoXuKqgZXLiJqzfmMXDDhSFPIvxV7t8.",
-        "$2a$05$abcdefghijklmnopqrstuuoXuKqgZXLiJqzfmMXDDhSFPIvxV7t8.",
-    ],
-    "bcrypt-y": ["$2y$05$abcdefghijklmnopqrstuuoXuKqgZXLiJqzfmMXDDhSFPIvxV7t8."],
-    "yescrypt": [
-        "$y$j9T$abcdefghijklmnop$ZrkBpUBCDi3MK7LE9Ay9jscShCxVaFVi4wHPDobzz36",
-        "$y$jB5$abcdefgh$d9O08xJyn0QwzG8s03u3J4Loy3DHTAJn/81xGBxKpA5",
-    ],
-}
-CURE = "make one with: salt-call password.hash PASSWORD"
-
-
-@pytest.mark.parametrize(("kind", "hash"), [(k, h) for k, hashes in KINDS.items() for h in hashes])
-def test_lint_knows_what_the_crypt_of_a_system_verifies(kind, hash):
-    assert password.lint(hash) is None
-    assert password.lint(hash, [kind]) is None
-    others = [other for other in KINDS if other != kind]
-    prefix = hash[: hash.index("$", 1) + 1]
-    assert password.lint(hash, others) == (
-        f"is of the kind {prefix}, which crypt(3) here does not verify; {CURE}"
+def test_lint_says_why_a_hash_cannot_be_used_and_nothing_of_a_good_one():
+    assert password.lint(SEED_HASH) is None
+    assert password.lint("hunter2") == (
+        "is not of the form $6$SALT$HASH; make one with: salt-call password.hash PASSWORD"
     )
+    assert "here does not verify" in password.lint(SEED_HASH, ["yescrypt"])
 
 
-@pytest.mark.parametrize(
-    ("hash", "fault"),
-    [
-        *((hash, "is not of the form $6$SALT$HASH") for hash in ("", "hunter2", SEED_HASH[:-1])),
-        *((hash, "is not of the form $6$SALT$HASH") for hash in (None, 6, [SEED_HASH])),
-        (SEED_HASH + "\n", "is not of the form $6$SALT$HASH"),
-        (SEED_HASH.replace("$6$", "$6$rounds=999$"), "is not of the form $6$SALT$HASH"),
-        ("{PLAIN}hunter2", "is not of the form $6$SALT$HASH"),
-        (
-            "{SHA512-CRYPT}" + SEED_HASH,
-            "starts with Dovecot's {SCHEME}, which OpenSMTPD does not know",
-        ),
-        (
-            "$argon2id$v=19$m=65536,t=3,p=1$c2FsdHNhbHQ$aGFzaA",
-            "is Argon2, which OpenSMTPD cannot verify: it asks crypt(3)",
-        ),
-        (
-            "$1$abcdefgh$vhxKZ/s1ygZHyCEDPyqtQ/",
-            "is MD5, which falls to anybody who gets hold of it",
-        ),
-    ],
-)
-def test_lint_says_why_a_hash_cannot_be_used_and_how_to_make_one(hash, fault):
-    assert password.lint(hash) == f"{fault}; {CURE}"
-
-
-@pytest.mark.parametrize("vector", VECTORS)
-def test_lint_has_nothing_to_say_about_a_good_hash(vector):
-    assert password.lint(vector[3]) is None
-
-
-def test_without_passlib_the_module_loads_and_says_what_to_install(without):
-    bare = without(password, "passlib", "passlib.hash")
-    assert bare.__virtual__() == "password"
-    assert bare.lint(SEED_HASH) is None
-    for call in (lambda: bare.hash(SECRET), lambda: bare.verify(SECRET, SEED_HASH)):
+def test_without_passlib_the_module_loads_and_says_what_to_install(without, monkeypatch):
+    monkeypatch.setattr(password, "hashes", without(hashes, "passlib", "passlib.hash"))
+    assert password.__virtual__() == "password"
+    assert password.lint(SEED_HASH) is None
+    for call in (lambda: password.hash(SECRET), lambda: password.verify(SECRET, SEED_HASH)):
         with pytest.raises(CommandExecutionError) as raised:
             call()
         assert str(raised.value) == (

@@ -1,79 +1,76 @@
-"""mailsrv: the DNS records of a model, and what is read from the machine for them."""
+"""_mailsrv.records: the DNS records of a model, zone files, and what clients are told."""
 
 import re
-import subprocess
 import xml.etree.ElementTree as ElementTree
 
-import dns.zone
 import pytest
-from salt.exceptions import CommandExecutionError, SaltInvocationError
+from _mailsrv import records as core
 
-from saltext.mailsrv.modules import dkim, mailsrv
+import reading
+from reading import HOST
 
 ADDRESSES = ["192.0.2.1", "2001:db8::1"]
+HASH = "$6$salt$" + "a" * 86
 
 
-@pytest.fixture
-def model(read):
-    def of(domains=("example.com", "test.com"), hostname="mx.example.com", **settings):
-        return read({"domains": list(domains), "mailsrv": {"hostname": hostname, **settings}})
-
-    return of
+def model(domains=("example.com", "test.com"), hostname=HOST, **settings):
+    return reading.model({"domains": list(domains), "mailsrv": {"hostname": hostname, **settings}})
 
 
-@pytest.fixture
-def certificate(tmp_path, program):
-    """The certificate that the daemons read, and its key, in one file."""
-    path = tmp_path / "mx.example.com.copy.crt"
-    command = f"req -x509 -newkey rsa:2048 -nodes -subj /CN=mx -keyout {path} -out {path}"
-    subprocess.run([program("openssl"), *command.split()], check=True, capture_output=True)
-    return str(path)
-
-
-@pytest.fixture
-def here(loader, seed, keys, tmp_path, facts, monkeypatch):
-    """A machine with the seed's pillar, whose DKIM keys are made."""
-    known = facts("FreeBSD")
-    known["dkim"]["directory"] = known["tls"]["directory"] = str(tmp_path)
-    monkeypatch.setattr(mailsrv, "facts", lambda: known)
-    loader["__pillar__"].update(seed)
-    for domain, bits in (("example.com", 2048), ("test.com", 4096)):
-        (tmp_path / domain).mkdir()
-        (tmp_path / domain / "mailsrv.private").write_text(keys[bits][0])
-    return loader
+def txt(public):
+    return f"v=DKIM1; k=rsa; t=s; p={public}"
 
 
 def values(records, domain, kind):
     return {r["name"]: r["value"] for r in records[domain] if r["type"] == kind}
 
 
-def records_of(model, public="MIIB", addresses=ADDRESSES, tlsa=None):
-    published = {domain: {"mailsrv": dkim.txt(public)} for domain in model["domains"]}
-    return mailsrv.records(model, published, addresses, tlsa)
+def records_of(model, public="MIIB", addresses=ADDRESSES, tlsa=()):
+    published = {domain: {"mailsrv": txt(public)} for domain in model["domains"]}
+    return core.records(model, published, addresses, tlsa)
 
 
-def test_every_domain_has_mx_spf_dkim_and_dmarc(model, keys):
+def test_every_domain_has_mx_spf_dkim_and_dmarc(keys):
     domains = {"example.com": keys[1024][1], "test.com": keys[2048][1]}
-    published = {domain: {"s1": dkim.txt(public)} for domain, public in domains.items()}
-    records = mailsrv.records(model(), published, ADDRESSES)
+    published = {domain: {"s1": txt(public)} for domain, public in domains.items()}
+    records = core.records(model(), published, ADDRESSES)
     for domain, public in domains.items():
         assert values(records, domain, "MX") == {f"{domain}.": "10 mx.example.com."}
-        txt = values(records, domain, "TXT")
-        assert txt[f"{domain}."] == "v=spf1 mx -all"
-        assert txt[f"s1._domainkey.{domain}."] == f"v=DKIM1; k=rsa; t=s; p={public}"
-        assert txt[f"_dmarc.{domain}."] == "v=DMARC1; p=quarantine"
+        found = values(records, domain, "TXT")
+        assert found[f"{domain}."] == "v=spf1 mx -all"
+        assert found[f"s1._domainkey.{domain}."] == f"v=DKIM1; k=rsa; t=s; p={public}"
+        assert found[f"_dmarc.{domain}."] == "v=DMARC1; p=quarantine"
 
 
-def test_every_published_selector_has_its_record(model):
+@pytest.mark.parametrize(
+    ("settings", "issuer"),
+    [
+        ({}, "letsencrypt.org"),
+        ({"server": "https://acme.zerossl.com:443/v2/DV90"}, "sectigo.com"),
+        ({"server": "https://ca.example/dir", "caa": "CA.Example"}, "ca.example"),
+        ({"server": "https://ca.example/dir"}, None),  # nobody knows what it is called there
+        (None, None),
+    ],
+)
+def test_the_ca_of_acme_may_issue_for_the_host_and_no_other(settings, issuer):
+    acme = {"tls": {"acme": {"email": "a@example.com", **settings}}} if settings is not None else {}
+    records = records_of(model(["test.com", "example.com"], web=bool(acme), **acme))
+    expected = {f"{HOST}.": f'0 issue "{issuer}"'} if issuer else {}
+    assert values(records, "example.com", "CAA") == expected
+    # The names of the web are aliases of the host, and beside an alias nothing may stand.
+    assert values(records, "test.com", "CAA") == {}
+
+
+def test_every_published_selector_has_its_record():
     published = {"example.com": {"s1": "v=DKIM1; p=AAAA", "s2": "v=DKIM1; k=ed25519; p=BBBB"}}
-    txt = values(mailsrv.records(model(["example.com"]), published, []), "example.com", "TXT")
-    assert txt["s1._domainkey.example.com."] == "v=DKIM1; p=AAAA"
-    assert txt["s2._domainkey.example.com."] == "v=DKIM1; k=ed25519; p=BBBB"
+    found = values(core.records(model(["example.com"]), published, []), "example.com", "TXT")
+    assert found["s1._domainkey.example.com."] == "v=DKIM1; p=AAAA"
+    assert found["s2._domainkey.example.com."] == "v=DKIM1; k=ed25519; p=BBBB"
 
 
-def test_every_record_says_how_much_it_is_needed_and_why(model):
+def test_every_record_says_how_much_it_is_needed_and_why():
     options = {"web": "www.example.net", "mta_sts": "testing", "tls_reports": "a@b.example"}
-    for records in records_of(model(dns=options), tlsa="00" * 32).values():
+    for records in records_of(model(dns=options), tlsa=["00" * 32]).values():
         for record in records:
             assert list(record) == ["name", "type", "value", "need", "why"]
             assert record["name"].endswith(".")
@@ -82,7 +79,7 @@ def test_every_record_says_how_much_it_is_needed_and_why(model):
             assert not record["why"].endswith(".")
 
 
-def test_required_is_what_mail_does_not_come_or_go_without(model):
+def test_required_is_what_mail_does_not_come_or_go_without():
     records = records_of(model())["example.com"]
     required = [record["type"] for record in records if record["need"] == "required"]
     assert required == ["MX", "TXT", "TXT", "A", "AAAA", "PTR", "PTR"]
@@ -99,8 +96,8 @@ def test_required_is_what_mail_does_not_come_or_go_without(model):
         (["example.com", "test.com"], "mx.notexample.com", ["example.com"]),
     ],
 )
-def test_the_hosts_records_stand_with_the_domains_it_is_in(model, domains, hostname, zones):
-    records = records_of(model(domains, hostname), tlsa="00" * 32)
+def test_the_hosts_records_stand_with_the_domains_it_is_in(domains, hostname, zones):
+    records = records_of(model(domains, hostname), tlsa=["00" * 32])
     for domain in domains:
         v4, v6 = ({f"{hostname}.": a} if domain in zones else {} for a in ADDRESSES)
         assert values(records, domain, "A") == v4
@@ -110,21 +107,21 @@ def test_the_hosts_records_stand_with_the_domains_it_is_in(model, domains, hostn
         assert bool(values(records, domain, "PTR")) == (domain in zones)
 
 
-def test_the_reverse_records_lead_to_the_host(model):
+def test_the_reverse_records_lead_to_the_host():
     assert values(records_of(model()), "example.com", "PTR") == {
         "1.2.0.192.in-addr.arpa.": "mx.example.com.",
         f"1.{'0.' * 23}8.b.d.0.1.0.0.2.ip6.arpa.": "mx.example.com.",
     }
 
 
-def test_an_address_behind_nat_has_no_reverse_record_and_says_what_to_do(model):
+def test_an_address_behind_nat_has_no_reverse_record_and_says_what_to_do():
     found = records_of(model(), addresses=["10.0.0.5"])["example.com"]
     assert "PTR" not in {record["type"] for record in found}
     (host,) = [record for record in found if record["type"] == "A"]
     assert host["why"].endswith("name the one that it sees in mailsrv:dns:addresses")
 
 
-def test_clients_find_the_services_with_tls_and_only_these(model):
+def test_clients_find_the_services_with_tls_and_only_these():
     found = values(records_of(model()), "test.com", "SRV")
     assert found == {
         "_imaps._tcp.test.com.": "0 1 993 mx.example.com.",
@@ -137,12 +134,12 @@ def test_clients_find_the_services_with_tls_and_only_these(model):
     }
 
 
-def test_without_a_web_host_nothing_leads_to_one(model):
+def test_without_a_web_host_nothing_leads_to_one():
     for records in records_of(model()).values():
         assert not [r for r in records if r["type"] == "CNAME" or "STS" in r["value"]]
 
 
-def test_with_a_web_host_clients_and_senders_are_led_there(model):
+def test_with_a_web_host_clients_and_senders_are_led_there():
     records = records_of(model(dns={"web": "www.example.net"}))
     assert values(records, "test.com", "CNAME") == {
         "mta-sts.test.com.": "www.example.net.",
@@ -151,7 +148,7 @@ def test_with_a_web_host_clients_and_senders_are_led_there(model):
     assert "_mta-sts.test.com." not in values(records, "test.com", "TXT")
 
 
-def test_the_id_of_the_policy_changes_with_the_policy_and_only_then(model):
+def test_the_id_of_the_policy_changes_with_the_policy_and_only_then():
     def of(domains=("example.com", "test.com"), mode="testing", **given):
         given = model(list(domains), dns={"web": "www.a.example", "mta_sts": mode}, **given)
         records = records_of(given)
@@ -166,15 +163,15 @@ def test_the_id_of_the_policy_changes_with_the_policy_and_only_then(model):
     assert of(tls=tls, mode="enforce") != {once}
 
 
-def test_reports_go_to_the_address_of_the_pillar(model):
+def test_reports_go_to_the_address_of_the_pillar():
     dns = {
         "dmarc": {"policy": "reject", "reports": "d@there.example"},
         "tls_reports": "t@there.example",
     }
     records = records_of(model(dns=dns))
-    txt = values(records, "test.com", "TXT")
-    assert txt["_dmarc.test.com."] == "v=DMARC1; p=reject; rua=mailto:d@there.example"
-    assert txt["_smtp._tls.test.com."] == "v=TLSRPTv1; rua=mailto:t@there.example"
+    found = values(records, "test.com", "TXT")
+    assert found["_dmarc.test.com."] == "v=DMARC1; p=reject; rua=mailto:d@there.example"
+    assert found["_smtp._tls.test.com."] == "v=TLSRPTv1; rua=mailto:t@there.example"
     (dmarc,) = [r for r in records["test.com"] if r["name"] == "_dmarc.test.com."]
     assert dmarc["why"].endswith(
         "its reports come only with the consent of there.example, a TXT record v=DMARC1 at "
@@ -182,7 +179,7 @@ def test_reports_go_to_the_address_of_the_pillar(model):
     )
 
 
-def test_a_domain_of_ours_consents_to_the_reports_about_the_others(model):
+def test_a_domain_of_ours_consents_to_the_reports_about_the_others():
     dns = {"dmarc": {"reports": "a@example.com"}}
     domains = ["example.com", "test.com", "sub.example.com"]
     accounts = [["a@example.com", "secret"]]
@@ -194,176 +191,29 @@ def test_a_domain_of_ours_consents_to_the_reports_about_the_others(model):
     )
 
 
-def test_the_key_of_the_served_certificate_is_published_where_it_is_wanted(here, certificate):
-    assert not values(mailsrv.dns(), "example.com", "TLSA")
-    here["__pillar__"]["mailsrv"] = {
-        "dns": {"dane": True},
-        "tls": {"cert": certificate, "key": certificate},
-    }
-    script = (
-        f"openssl x509 -in {certificate} -pubkey -noout | openssl pkey -pubin -outform DER"
-        " | sha256sum"
-    )
-    digest = subprocess.run(script, shell=True, capture_output=True, text=True).stdout.split()[0]
-    assert values(mailsrv.dns(), "example.com", "TLSA") == {
-        "_25._tcp.mx.example.com.": f"3 1 1 {digest}"
-    }
+def test_a_satellite_is_found_by_our_mx_and_its_mail_by_our_addresses():
+    satellites = {"web1.example.com": {"hash": HASH}, "web1.other.net": {"hash": HASH}}
+    records = records_of(model(satellites=satellites))
+    of_satellites = [
+        (record["name"], record["type"], record["value"])
+        for record in (*records["example.com"], *records["test.com"])
+        if record["name"].startswith("web1.")
+    ]
+    assert of_satellites == [
+        ("web1.example.com.", "MX", "10 mx.example.com."),
+        ("web1.example.com.", "TXT", "v=spf1 mx -all"),
+    ]
 
 
-def test_a_certificate_that_is_not_there_yet_is_named_with_what_makes_it(here, tmp_path):
-    here["__pillar__"]["mailsrv"] = {"dns": {"dane": True}}
-    with pytest.raises(CommandExecutionError) as raised:
-        mailsrv.dns()
-    assert str(raised.value).endswith(
-        "/mx.example.com.crt is not there yet; salt-call state.apply mailsrv.tls makes it"
-    )
+def test_the_policy_is_a_file_whose_lines_end_as_http_wants_them():
+    found = model(dns={"web": "www.example.net", "mta_sts": "testing"})
+    assert core.web_files("test.com", found)[
+        "https://mta-sts.test.com/.well-known/mta-sts.txt"
+    ] == ("version: STSv1\r\nmode: testing\r\nmx: mx.example.com\r\nmax_age: 604800\r\n")
 
 
-def test_addresses_of_the_pillar_come_before_the_machines_own(here):
-    here["__pillar__"]["mailsrv"] = {"dns": {"addresses": ["203.0.113.9"]}}
-    assert values(mailsrv.dns(), "example.com", "A") == {"mx.example.com.": "203.0.113.9"}
-    assert values(mailsrv.dns(), "example.com", "AAAA") == {}
-
-
-def test_dns_reads_the_public_keys_of_this_machine(here, keys):
-    found = mailsrv.dns()
-    assert list(found) == ["example.com", "test.com"]
-    for domain, bits in (("example.com", 2048), ("test.com", 4096)):
-        value = values(found, domain, "TXT")[f"mailsrv._domainkey.{domain}."]
-        assert value.endswith(f"p={keys[bits][1]}")
-    assert mailsrv.dns("test.com") == {"test.com": found["test.com"]}
-
-
-def test_both_algorithms_are_published_each_under_its_selector(here, tmp_path, load_zone):
-    here["__pillar__"]["mailsrv"] = {"dkim": {"signer": "rspamd", "ed25519": True}}
-    pairs = {domain: dkim.generate(algorithm="ed25519") for domain in ("example.com", "test.com")}
-    for domain, (private, _) in pairs.items():
-        (tmp_path / domain / "mailsrv-ed25519.private").write_text(private)
-    for domain, (_, public) in pairs.items():
-        txt = values(mailsrv.dns(), domain, "TXT")
-        assert txt[f"mailsrv-ed25519._domainkey.{domain}."] == dkim.txt(public)
-        assert "; k=rsa; " in txt[f"mailsrv._domainkey.{domain}."]
-    load_zone("test.com", mailsrv.zone("test.com"))
-
-
-def test_dns_names_the_domains_it_knows(here):
-    with pytest.raises(SaltInvocationError) as raised:
-        mailsrv.dns("other.example")
-    assert str(raised.value) == (
-        "mailsrv.dns: 'other.example' is not one of the pillar's domains: example.com, test.com"
-    )
-
-
-def test_dns_says_who_makes_a_key_that_is_not_there(here, tmp_path):
-    key = tmp_path / "test.com/mailsrv.private"
-    key.unlink()
-    with pytest.raises(CommandExecutionError) as raised:
-        mailsrv.dns()
-    assert str(raised.value) == (
-        f"{key} is not there yet; salt-call state.apply mailsrv.genkeys makes it"
-    )
-
-
-@pytest.mark.parametrize(
-    ("ipv4", "ipv6", "published"),
-    [
-        (["127.0.0.1", "10.0.0.5", "8.8.4.4"], ["::1", "fe80::1"], ["8.8.4.4"]),
-        (["127.0.0.1", "8.8.4.4"], ["::1", "2600::1"], ["8.8.4.4", "2600::1"]),
-        (["127.0.0.1", "10.0.0.5"], ["::1", "fe80::1"], ["10.0.0.5"]),
-        (["127.0.0.1"], ["::1"], []),
-    ],
-)
-def test_the_addresses_to_publish_are_those_the_world_can_reach(here, ipv4, ipv6, published):
-    here["__grains__"].update(ipv4=ipv4, ipv6=ipv6)
-    found = mailsrv.dns("example.com")
-    hosts = values(found, "example.com", "A") | values(found, "example.com", "AAAA")
-    assert [r["value"] for r in found["example.com"] if r["type"] in ("A", "AAAA")] == published
-    assert set(hosts) <= {"mx.example.com."}
-
-
-EVERYTHING = {
-    "spf": "mx ip4:192.0.2.0/24 include:_spf.elsewhere.example ~all",
-    "dmarc": {"policy": "reject", "reports": "user1@example.com"},
-    "tls_reports": "user1@example.com",
-    "web": "www.example.net",
-    "mta_sts": "testing",
-    "dane": True,
-    "addresses": ["203.0.113.9", "2001:db8::9"],
-    "nameservers": ["ns1.provider.example", "ns2.provider.example"],
-}
-
-
-@pytest.fixture(params=["plain", "everything"])
-def any_here(request, here, certificate):
-    """The machine without any option of DNS and with all of them."""
-    if request.param == "everything":
-        tls = {"cert": certificate, "key": certificate}
-        here["__pillar__"]["mailsrv"] = {"dns": EVERYTHING, "tls": tls}
-    return here
-
-
-@pytest.mark.parametrize("domain", ["example.com", "test.com"])
-def test_name_servers_load_the_zone(any_here, load_zone, domain):
-    load_zone(domain, mailsrv.zone(domain))
-
-
-@pytest.mark.parametrize("bits", [1024, 2048, 3072, 4096])
-def test_name_servers_load_the_zone_with_keys_of_every_size(here, load_zone, keys, tmp_path, bits):
-    (tmp_path / "test.com/mailsrv.private").write_text(keys[bits][0])
-    load_zone("test.com", mailsrv.zone("test.com"))
-
-
-@pytest.mark.parametrize("domain", ["example.com", "test.com"])
-def test_a_zone_file_says_what_the_records_say(any_here, domain):
-    zone = dns.zone.from_text(mailsrv.zone(domain))
-    ours = [r for r in mailsrv.dns(domain)[domain] if r["name"].endswith(f"{domain}.")]
-    assert {record["type"] for record in ours} >= {"MX", "TXT", "SRV"}
-    for record in ours:
-        name = dns.name.from_text(record["name"]).relativize(zone.origin)
-        (rdata,) = zone.find_rdataset(name, record["type"])
-        if record["type"] == "TXT":
-            assert b"".join(rdata.strings).decode() == record["value"]
-        else:
-            assert rdata.to_text(origin=zone.origin, relativize=False) == record["value"]
-
-
-def test_what_belongs_into_another_zone_is_a_comment(any_here):
-    lines = mailsrv.zone("example.com").splitlines()
-    reverse = [line for line in lines if "arpa" in line]
-    assert len(reverse) == 2
-    assert all(line.startswith("; in another zone: ") for line in reverse)
-    assert "another zone" not in mailsrv.zone("test.com")
-
-
-def test_name_servers_of_the_pillar_stand_in_the_zone(here):
-    placeholder = "; SOA and NS: put your own name servers here"
-    assert placeholder in mailsrv.zone("test.com")
-    here["__pillar__"]["mailsrv"] = {"dns": {"nameservers": EVERYTHING["nameservers"]}}
-    text = mailsrv.zone("test.com")
-    assert placeholder not in text
-    zone = dns.zone.from_text(text, relativize=False)
-    names = [f"{name}." for name in EVERYTHING["nameservers"]]
-    assert [str(ns.target) for ns in zone.get_rdataset("test.com.", "NS")] == names
-    assert str(zone.get_soa().mname) == names[0]
-
-
-def test_the_files_for_the_web_host_are_those_that_the_records_lead_to(here):
-    here["__pillar__"]["mailsrv"] = {"dns": {"web": "www.example.net", "mta_sts": "testing"}}
-    files = mailsrv.web()
-    assert list(files) == ["example.com", "test.com"]
-    assert mailsrv.web("test.com") == {"test.com": files["test.com"]}
-    aliases = values(mailsrv.dns(), "test.com", "CNAME")
-    assert {f"{url.split('/')[2]}." for url in files["test.com"]} == set(aliases)
-    policy = files["test.com"]["https://mta-sts.test.com/.well-known/mta-sts.txt"]
-    assert policy == (
-        "version: STSv1\r\nmode: testing\r\nmx: mx.example.com\r\nmax_age: 604800\r\n"
-    )
-
-
-def test_the_settings_for_mail_clients_are_those_that_the_srv_records_say(here):
-    here["__pillar__"]["mailsrv"] = {"dns": {"web": "www.example.net"}}
-    text = mailsrv.web("test.com")["test.com"]["https://autoconfig.test.com/mail/config-v1.1.xml"]
-    provider = ElementTree.fromstring(text).find("emailProvider")
+def test_the_settings_for_mail_clients_are_those_that_the_srv_records_say():
+    provider = ElementTree.fromstring(core.autoconfig("test.com", model())).find("emailProvider")
     assert provider.findtext("domain") == "test.com"
     servers = [*provider.iter("incomingServer"), *provider.iter("outgoingServer")]
     found = [(s.get("type"), s.findtext("port"), s.findtext("socketType")) for s in servers]
@@ -372,77 +222,61 @@ def test_the_settings_for_mail_clients_are_those_that_the_srv_records_say(here):
     assert {s.findtext("username") for s in servers} == {"%EMAILADDRESS%"}
 
 
-def test_without_a_web_host_there_are_no_files_to_serve(here):
-    with pytest.raises(CommandExecutionError) as raised:
-        mailsrv.web()
-    assert str(raised.value) == (
-        "mailsrv.web: no host serves these files; name one in mailsrv:dns:web"
-    )
-
-
-def test_without_a_domain_the_zones_stand_one_after_the_other(here):
-    assert re.findall(r"^\$ORIGIN (.*)$", mailsrv.zone(), re.M) == ["example.com.", "test.com."]
-
-
-def test_a_host_below_a_mail_domain_below_another_leaves_the_upper_zone_loadable(
-    here, load_zone, tmp_path
-):
-    domains = ["example.com", "test.example.com"]
-    (tmp_path / "test.com").rename(tmp_path / domains[1])
-    here["__pillar__"].clear()
-    here["__pillar__"]["mailsrv"] = {"hostname": f"mx.{domains[1]}", "domains": domains}
-    load_zone("example.com", mailsrv.zone("example.com"))
-
-
-def test_lint_gives_the_sentences_alone_and_a_status(here, seed):
-    assert mailsrv.lint() == []
-    assert "retcode" not in here["__context__"]
-    here["__pillar__"]["domains"] = ["mail"]
-    here["__pillar__"]["accounts"] = []
-    assert mailsrv.lint() == ["domains[0]: 'mail' is not a domain; write it like example.com"]
-    assert here["__context__"]["retcode"] == 1
-
-
-def test_a_mail_client_is_told_the_host_and_the_secure_ports(here):
-    told = " ".join(mailsrv.client().values())
+def test_a_mail_client_is_told_the_host_and_the_secure_ports():
+    told = " ".join(core.client(model()).values())
     assert all(word in told for word in ("mx.example.com", "993", "995", "465", "587"))
 
 
+# The zone file
+
+MX = {"name": "example.com.", "type": "MX", "value": "10 mx.example.com."}
+A = {"name": "mx.example.com.", "type": "A", "value": "192.0.2.1"}
+POINTER = {"name": "1.2.0.192.in-addr.arpa.", "type": "PTR", "value": "mx.example.com."}
+SERVERS = ["ns1.example.net", "ns2.example.net"]
+
+
+def test_a_zone_begins_with_its_authority_and_its_name_servers():
+    assert core.zone("example.com", [MX, A], SERVERS, 2027010100, "why").splitlines() == [
+        "; why",
+        "$ORIGIN example.com.",
+        "$TTL 3600",
+        "@\tIN\tSOA\tns1.example.net. hostmaster.example.com. (",
+        "\t2027010100 3600 900 1209600 300 )",
+        "@\tIN\tNS\tns1.example.net.",
+        "@\tIN\tNS\tns2.example.net.",
+        "example.com.\tIN\tMX\t10 mx.example.com.",
+        "mx.example.com.\tIN\tA\t192.0.2.1",
+    ]
+
+
+def test_a_record_of_another_zone_is_a_comment_or_left_out(load_zone):
+    text = core.zone("example.com", [A, POINTER], SERVERS, 1)
+    assert text.endswith("; in another zone: 1.2.0.192.in-addr.arpa.\tIN\tPTR\tmx.example.com.\n")
+    load_zone("example.com", text)
+    text = core.zone("example.com", [A, POINTER], SERVERS, 1, others=False)
+    assert "PTR" not in text
+    load_zone("example.com", text)
+
+
+LONG = A | {"type": "TXT", "value": "a; b" * 60}
+
+
 @pytest.mark.parametrize(
-    ("installed", "candidate", "version"),
-    [
-        ("1:2.3.19.1+dfsg1-2.1+deb12u7", "", [2, 3, 19, 1]),
-        ("", "1:2.4.1+dfsg1-6", [2, 4, 1]),
-        ("2.4.5_2", "2.4.6", [2, 4, 5]),
-        ("7.8.0p1_2,1", "", [7, 8, 0]),
-        ("7.4.0p1-1~bpo12+1", "", [7, 4, 0]),
-        ("6.8.0p2-4", "", [6, 8, 0]),
-    ],
+    ("length", "lengths"), [(0, [0]), (68, [68]), (69, [68, 1]), (150, [68, 68, 14])]
 )
-def test_versions_are_read_from_the_packages_of_both_systems(loader, installed, candidate, version):
-    loader["__salt__"]["pkg.version"] = lambda name: installed
-    loader["__salt__"]["pkg.latest_version"] = lambda name, refresh: candidate
-    assert mailsrv.version("some-package") == version
+def test_a_text_is_cut_into_strings_of_a_line_each(length, lengths):
+    lines = re.findall(r'"(x*)"', core.quoted("x" * length))
+    assert [len(line) for line in lines] == lengths
+    assert all(len(line.expandtabs()) <= 80 for line in core.quoted("x" * length).split("\n"))
 
 
-def test_a_package_that_is_nowhere_is_named(loader):
-    loader["__salt__"]["pkg.version"] = lambda name: ""
-    loader["__salt__"]["pkg.latest_version"] = lambda name, refresh: ""
-    with pytest.raises(CommandExecutionError) as raised:
-        mailsrv.version("dovecot-core")
-    assert str(raised.value) == "no version of the package dovecot-core can be found"
+def test_a_text_of_another_zone_is_a_comment_to_its_last_line(load_zone):
+    text = core.zone("example.com", [A, LONG | {"name": "a.elsewhere.example."}], SERVERS, 1)
+    _, _, comment = text.partition("; in another zone: ")
+    assert comment.count("\n; \t") == 4
+    load_zone("example.com", text)
+    load_zone("example.com", core.zone("example.com", [A, LONG], SERVERS, 1))
 
 
-@pytest.mark.parametrize(
-    ("spf", "closed"),
-    [
-        ("mx -all", []),
-        ("+mx a ip4:203.0.113.0/24 ip6:2001:db8::/32 -all", ["203.0.113.0/24", "2001:db8::/32"]),
-        ("mx ~all", None),
-        ("mx include:_spf.elsewhere.example -all", None),
-        ("mx a:other.example.com -all", None),
-        ("redirect=_spf.elsewhere.example", None),
-    ],
-)
-def test_strangers_may_use_our_senders_as_far_as_spf_says(model, spf, closed):
-    assert model(dns={"spf": spf})["dns"]["closed"] == closed
+def test_every_port_has_a_number_and_a_service_of_its_own():
+    assert len(core.NUMBERS) == len({port.number for port in core.PORTS}) == len(core.PORTS)

@@ -5,6 +5,12 @@ import re
 import time
 
 import pytest
+import yaml
+from _mailsrv import published
+from _mailsrv.published import LABEL, VALUES
+from _mailsrv.records import zone
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from saltext.mailsrv.modules import dkim, nsd
 
@@ -13,9 +19,33 @@ A = {"name": "mx.example.com.", "type": "A", "value": "192.0.2.1"}
 B = A | {"name": "mx.example.org."}
 
 
-@pytest.fixture(autouse=True)
-def siblings(monkeypatch):
-    monkeypatch.setattr(nsd, "__salt__", {"dkim.strings": dkim.strings}, raising=False)
+OWNERS = {"mx1": ["example.com", "test.com"], "mx2": ["example.org", "test.org"]}
+
+
+@pytest.fixture
+def plan(loader, known, tmp_path):
+    """What is to be served of what stands in the mine, under the names of these servers."""
+    known()["nsd"] = {
+        "directory": str(tmp_path),
+        "whole": str(tmp_path / "nsd.conf"),
+        "config": str(tmp_path / "nsd.conf.d/mailsrv.conf"),
+    }
+
+    def of(mine, servers=SERVERS, machines=None):
+        def get(target, function, tgt_type):
+            assert (function, tgt_type) == ("mailsrv.dns", "list")
+            return {minion: found for minion, found in mine.items() if minion == target}
+
+        owners = {minion: OWNERS[minion] for minion in mine}
+        loader["__salt__"]["mine.get"] = get
+        loader.next_run(mailsrv={"nsd": {"nameservers": servers, "machines": machines or owners}})
+        found = nsd.plan()
+        assert found["faults"] == []
+        assert not found["made"].keys() & found["refused"].keys()
+        assert found["served"] == sorted([*found["made"], *found["kept"]])
+        return found
+
+    return of
 
 
 @pytest.fixture
@@ -35,62 +65,96 @@ def records(keys):
 
     aaaa = A | {"type": "AAAA", "value": "2001:db8::1"}
     tlsa = {"name": "_25._tcp.mx.example.com.", "type": "TLSA", "value": f"3 1 1 {'0f' * 32}"}
-    return {"example.com": [*of("example.com"), A, aaaa, tlsa], "test.com": of("test.com")}
+    caa = {"name": "mx.example.com.", "type": "CAA", "value": '0 issue "letsencrypt.org"'}
+    return {"example.com": [*of("example.com"), A, aaaa, tlsa, caa], "test.com": of("test.com")}
 
 
 def serial(text):
-    return int(re.search(r"SOA.*\( (\d+) ", text)[1])
+    return int(re.search(r"SOA.*\(\s+(\d+) ", text)[1])
 
 
-def refused(zones):
-    assert all(bool(zone["fault"]) is not bool(zone["text"]) for zone in zones.values())
-    return {domain: zone["fault"] for domain, zone in zones.items() if zone["fault"]}
+def test_a_name_server_loads_the_zones_of_a_mail_machine(plan, records, load_zone):
+    found = plan({"mx1": records})
+    assert found["served"] == ["example.com", "test.com"]
+    assert (found["refused"], found["kept"]) == ({}, [])
+    for domain, text in found["made"].items():
+        load_zone(domain, text)
 
 
-def test_a_name_server_loads_the_zones_of_a_mail_machine(records, load_zone, tmp_path):
-    zones = nsd.zones({"mx1": records}, SERVERS, tmp_path)
-    assert sorted(zones) == ["example.com", "test.com"]
-    assert not refused(zones)
-    for domain, zone in zones.items():
-        load_zone(domain, zone["text"])
+def test_the_serial_rises_with_a_change_and_stays_without(plan, records, tmp_path):
+    file = tmp_path / "example.com.zone"
 
+    def zone(records):
+        return plan({"mx1": records})["made"]["example.com"]
 
-def test_the_serial_rises_with_a_change_and_stays_without(records, tmp_path):
-    first = nsd.zone("example.com", records["example.com"], SERVERS)
-    assert serial(first) == int(time.strftime("%Y%m%d00", time.gmtime()))
-    assert nsd.zone("example.com", records["example.com"], SERVERS, first) == first
-    changed = copy.deepcopy(records["example.com"])
-    changed[0]["value"] = "20 mx.example.com."
-    second = nsd.zone("example.com", changed, SERVERS, first)
+    first = zone(records)
+    assert serial(first) // 100 == int(time.strftime("%Y%m%d", time.gmtime()))
+    file.write_text(first)
+    assert zone(records) == first
+    changed = copy.deepcopy(records)
+    changed["example.com"][0]["value"] = "20 mx.example.com."
+    second = zone(changed)
     assert "MX\t20 " in second
     assert serial(second) == serial(first) + 1
-    for number in ("2099010100", "1"):
-        later = nsd.zone("example.com", changed, SERVERS, re.sub(r"\( \d+", f"( {number}", first))
-        assert serial(later) > max(int(number), serial(first) - 1)
-    (tmp_path / "example.com.zone").write_text(first)
-    again = nsd.zones({"mx1": records}, SERVERS, tmp_path)
-    assert (again["example.com"]["text"], again["example.com"]["stands"]) == (first, True)
-    assert again["test.com"]["stands"] is False
+    # The second is as the previous release wrote it: the serial in the line of SOA.
+    for between in ("\n\t", " "):
+        for number in ("2099010100", "1"):
+            file.write_text(re.sub(r"\(\s+\d+", f"({between}{number}", first))
+            assert serial(zone(changed)) >= max(int(number) + 1, serial(first))
 
 
-def test_a_domain_of_two_machines_is_nobodys(records, tmp_path):
-    mine = {"mx1": records, "mx2": {"test.com": records["test.com"]}}
-    assert refused(nsd.zones(mine, SERVERS, tmp_path))["test.com"] == (
-        "test.com: mx1 and mx2 both publish it; remove it from the pillar of one of them"
-    )
+def test_where_a_zone_is_refused_the_previous_one_stays(plan, records, tmp_path):
+    (tmp_path / "test.org.zone").write_text("as it was\n")
+    found = plan({"mx1": records, "mx2": {"example.org": [{}], "test.org": [{}]}})
+    assert [*found["made"]] == ["example.com", "test.com"]
+    assert [*found["refused"]] == ["example.org", "test.org"]
+    assert found["kept"] == ["test.org"]
+    assert found["served"] == ["example.com", "test.com", "test.org"]
 
 
-def test_a_name_server_in_the_zone_needs_its_address_there(records, tmp_path):
-    zones = nsd.zones({"mx1": records}, ["ns1.test.com", "mx.example.com"], tmp_path)
-    assert refused(zones) == {
-        "test.com": "test.com: its name server ns1.test.com has no address in it; "
-        "name a host elsewhere in mailsrv:nsd:nameservers"
+def test_a_machine_publishes_what_it_owns_and_nothing_else(plan, records, tmp_path):
+    (tmp_path / "test.com.zone").write_text("as it was\n")
+    others = ("test.com", "mail.example.com", "_domainkey.example.com", "com", "../../etc/x", "")
+    zones = {"example.org": [B], "test.org": [B | {"name": "test.org."}]}
+    zones |= {name: [A] for name in others}
+    found = plan({"mx1": {"example.com": records["example.com"]}, "mx2": zones})
+    assert [*found["made"]] == ["example.com", "example.org", "test.org"]
+    assert found["refused"] == {
+        "test.com": "test.com: mx1 has published no records of it; see "
+        "docs/fleet.md#dns-of-all-machines, or remove it from mailsrv:nsd:machines"
+    }
+    assert found["kept"] == ["test.com"]
+    assert found["foreign"] == {
+        "mx2": "mx2 publishes '', '../../etc/x', '_domainkey.example.com' and 3 more, which "
+        "mailsrv:nsd:machines does not give it: nothing of that is served"
+    }
+    for domain, text in found["made"].items():
+        assert domain == "example.com" or "example.com" not in text
+
+
+def test_a_name_server_of_the_pillar_has_the_address_of_the_pillar(plan, records, load_zone):
+    named = "ns1.example.com"
+    records["example.com"].append({"name": f"{named}.", "type": "A", "value": "198.51.100.66"})
+    servers = [{named: ["192.0.2.53", "2001:db8::53"]}, "ns2.example.net"]
+    found = plan({"mx1": records}, servers)
+    text = found["made"]["example.com"]
+    assert f"{named}.\tIN\tA\t192.0.2.53\n{named}.\tIN\tAAAA\t2001:db8::53\n" in text
+    assert "198.51.100.66" not in text
+    assert "192.0.2.53" not in found["made"]["test.com"]
+    load_zone("example.com", text)
+
+
+def test_a_name_server_in_the_zone_needs_its_address_there(plan, records):
+    found = plan({"mx1": records}, ["ns1.test.com", "mx.example.com"])
+    assert found["refused"] == {
+        "test.com": "test.com: its name server ns1.test.com has no address in it; say it in "
+        "mailsrv:nsd:nameservers, like ns1.test.com: 192.0.2.1, or name a host elsewhere"
     }
 
 
-def test_a_record_of_another_zone_is_left_out(load_zone):
+def test_a_record_of_another_zone_is_left_out(plan, load_zone):
     pointer = {"name": "1.2.0.192.in-addr.arpa.", "type": "PTR", "value": "mx.example.com."}
-    text = nsd.zone("example.com", [A, pointer], SERVERS)
+    text = plan({"mx1": {"example.com": [A, pointer]}})["made"]["example.com"]
     assert "PTR" not in text
     load_zone("example.com", text)
 
@@ -112,19 +176,141 @@ def test_a_record_of_another_zone_is_left_out(load_zone):
         B | {"type": "TXT", "value": "a\\"},
         B | {"type": "TXT", "value": "a\nb"},
         B | {"type": "TXT", "value": ["a"]},
+        B | {"name": "*.example.org."},
+        B | {"name": "\\046.example.org."},
+        B | {"name": "mx.Example.org."},
+        B | {"name": "m\u0445.example.org."},
+        B | {"name": "a." * 130 + "example.org."},
+        B | {"name": "a" * 64 + ".example.org."},
+        B | {"name": "a" * 10_000_000},
+        B | {"type": "DNAME", "value": "attacker.example."},
+        B | {"type": "DS", "value": f"1 8 2 {'00' * 32}"},
+        B | {"type": "SOA", "value": "a. b. 1 1 1 1 1"},
+        B | {"type": "TYPE2", "value": "\\# 1 00"},
+        B | {"type": "A" * 10_000_000},
+        B | {"type": "CNAME", "value": "mail.attacker.example."},  # mx has an address
+        B | {"name": "example.org.", "type": "CNAME", "value": "mail.attacker.example."},
+        B | {"type": "MX", "value": "99999 mx.example.org."},
+        B | {"type": "MX", "value": f"10 {'a.' * 130}"},
+        B | {"type": "TLSA", "value": "3 1 1 abc"},
+        B | {"type": "TXT", "value": "a" * 10_000_000},
+        B | {"value": "192.0.2.1\0"},
+        B | {"value": "192.0.2.1 ; \n"},
         {"name": "mx.example.org."},
         {},
+        None,
+        [[[[[]]]]],
         "A",
     ],
-    ids=str,
+    ids=lambda record: str(record)[:60],
 )
-def test_what_is_no_record_refuses_the_zone_of_its_machine_alone(records, tmp_path, record):
-    mine = {"mx1": records, "mx2": {"example.org": [B, record]}}
-    (fault,) = refused(nsd.zones(mine, SERVERS, tmp_path)).values()
+def test_what_is_no_record_refuses_the_zone_of_its_machine_alone(plan, records, record):
+    test = [B | {"name": "test.org."}]
+    found = plan({"mx1": records, "mx2": {"example.org": [B, record], "test.org": test}})
+    (fault,) = found["refused"].values()
     assert fault.startswith("example.org: ")
     assert "\n" not in fault
+    assert len(fault) < 300
+    assert found["served"] == ["example.com", "test.com", "test.org"]
 
 
-@pytest.mark.parametrize("published", ["a string", None, {"../../etc/cron.d/x": [B]}, {"": [B]}])
-def test_what_names_no_domain_makes_no_file(tmp_path, published):
-    assert nsd.zones({"mx1": published}, SERVERS, tmp_path) == {}
+@pytest.mark.parametrize(
+    ("listed", "said"),
+    [
+        ([B] * 10_001, "10001 records are more than a zone may have, 10000"),
+        ([B | {"type": "TXT", "value": "a" * 4000}] * 300, "are more than 1000000 characters"),
+        ("a" * 10_000_000, "is text, and no list of records"),
+        ({"name": "x"}, "is keys and values, and no list of records"),
+        (None, "is nothing, and no list of records"),
+    ],
+    ids=["records", "characters", "text", "mapping", "nothing"],
+)
+def test_what_is_too_much_or_no_list_is_refused_at_once(plan, records, listed, said):
+    test = [B | {"name": "test.org."}]
+    found = plan({"mx1": records, "mx2": {"example.org": listed, "test.org": test}})
+    assert said in found["refused"]["example.org"]
+    assert found["served"] == ["example.com", "test.com", "test.org"]
+
+
+values = st.one_of(
+    *(st.from_regex(VALUES[kind], fullmatch=True).map(lambda v, k=kind: (k, v)) for kind in VALUES)
+)
+labels = st.from_regex(LABEL, fullmatch=True) | st.sampled_from(["mx", "_dmarc", "a" * 63])
+owners = st.lists(labels, max_size=5).map(lambda found: ".".join([*found, "example.com."]))
+
+
+@settings(max_examples=40, suppress_health_check=list(HealthCheck), deadline=None)
+@given(st.lists(st.tuples(owners, values), max_size=30))
+def test_whatever_is_taken_is_loaded(load_zone, found):
+    """So no machine can make a zone at which nsd-checkzone, and with it the run, fails."""
+    listed = [{"name": name, "type": kind, "value": value} for name, (kind, value) in found]
+    entries, fault = published.entries("example.com", listed, SERVERS, {})
+    if not fault:
+        load_zone("example.com", zone("example.com", entries, SERVERS, 1))
+
+
+@pytest.mark.parametrize("published", ["a string", None, [], {5: 6}, {"": [B]}])
+def test_what_names_no_domain_makes_no_file(plan, published):
+    found = plan({"mx1": published})
+    assert (found["made"], found["kept"], found["served"]) == ({}, [], [])
+    assert [*found["refused"]] == ["example.com", "test.com"]
+
+
+def test_of_whom_the_mine_cannot_be_read_is_not_taken_and_the_others_are(plan, loader, records):
+    plan({"mx1": records, "mx2": {}})
+    get = loader["__salt__"]["mine.get"]
+
+    def fails(target, function, tgt_type):
+        if target == "mx2":
+            raise MemoryError
+        return get(target, function, tgt_type)
+
+    loader["__salt__"]["mine.get"] = fails
+    found = nsd.plan()
+    assert found["served"] == ["example.com", "test.com"]
+    assert [*found["refused"]] == ["example.org", "test.org"]
+
+
+@pytest.mark.parametrize("given", [{}, {"machines": "mx*"}, {"nameservers": SERVERS}, None])
+def test_who_owns_what_is_to_be_said_and_the_mine_shows_how(loader, known, given):
+    """A target let every minion of it publish every domain."""
+    found = {
+        "mx1.example.net": {"example.com": [], "EXAMPLE.net": [], "a b": []},
+        "mx2.example.net": {"example.org": []},
+        "evil}, x: [": {"example.edu": []},
+        "mx3.example.net": "a string",
+    }
+    asked = []
+
+    def get(target, function, tgt_type):
+        asked.append((target, tgt_type))
+        return found
+
+    loader["__salt__"]["mine.get"] = get
+    loader.next_run(mailsrv={"nsd": given} if given is not None else {})
+    (fault,) = nsd.plan()["faults"]
+    target = (given or {}).get("machines")
+    assert asked == [(target or "*", "glob")]
+    said = f"{target!r} lets any of these own any domain" if target else "is missing"
+    shown = "{mx1.example.net: [example.com, example.net], mx2.example.net: [example.org]}"
+    assert fault == (
+        f"mailsrv:nsd:machines: {said}; say who may publish what, as the mine has it, which is "
+        f"what they say themselves: machines: {shown}"
+    )
+    assert yaml.safe_load(fault.partition(": machines: ")[2]) == yaml.safe_load(shown)
+    found.clear()
+    (fault,) = nsd.plan()["faults"]
+    assert fault.endswith("like this: machines: {mx1.example.net: [example.com]}")
+
+
+def test_a_pillar_that_is_not_valid_asks_nobody(loader, known):
+    loader["__salt__"]["mine.get"] = None
+    loader.next_run(mailsrv={"nsd": {"nameservers": ["ns1"], "machines": OWNERS}})
+    (fault,) = nsd.plan()["faults"]
+    assert fault.startswith("mailsrv:nsd:nameservers: 'ns1' is not a host name")
+
+
+def test_a_system_without_nsd_is_named(loader, known):
+    del known()["nsd"]
+    loader.next_run(mailsrv={"nsd": {"nameservers": SERVERS}})
+    assert nsd.plan()["faults"] == ["mailsrv.nsd: this formula does not know NSD on Debian"]

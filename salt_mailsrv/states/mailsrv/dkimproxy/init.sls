@@ -1,12 +1,13 @@
-{%- from "mailsrv/refused.sls" import refused with context %}
+{%- from "mailsrv/map.jinja" import model, facts, systemd, refused with context %}
 {%- if refused %}
 include: [mailsrv.refused]
 {%- else %}
-{%- from "mailsrv/map.jinja" import mailsrv, os, systemd with context %}
-{%- set dkimproxy = os.dkimproxy %}
+{%- from "mailsrv/macros.jinja" import comes_back, keep with context %}
+{%- set dkimproxy = facts.dkimproxy %}
 include:
   - mailsrv.genkeys
-{%- if mailsrv.dkim.signer == "dkimproxy" %}
+{%- if model.dkim.signer == "dkimproxy" %}
+{{- keep("dkimproxy", dkimproxy.config) }}
 
 mailsrv-dkimproxy-packages:
   pkg.installed:
@@ -18,7 +19,7 @@ mailsrv-signer-user:
     - system: True
     - home: /nonexistent
     - createhome: False
-    - shell: {{ os.vmail.shell }}
+    - shell: {{ facts.vmail.shell }}
     - require:
       - pkg: mailsrv-dkimproxy-packages
 {%- if dkimproxy.install %}
@@ -26,36 +27,35 @@ mailsrv-signer-user:
 # No package here: the release archive is all there is, and all that is needed.
 mailsrv-dkimproxy-archive:
   archive.extracted:
-    - name: {{ mailsrv.dkim.archive.directory }}
-    - source: {{ mailsrv.dkim.archive.source }}
-    - source_hash: {{ mailsrv.dkim.archive.source_hash }}
+    - name: {{ model.dkim.archive.directory }}
+    - source: {{ model.dkim.archive.source }}
+    - source_hash: {{ model.dkim.archive.source_hash }}
     - archive_format: tar
     - options: --strip-components=1
     - enforce_toplevel: False
     - user: root
     - group: root
-    - if_missing: {{ mailsrv.dkim.archive.directory }}/scripts/dkimproxy.out
+    - if_missing: {{ model.dkim.archive.directory }}/scripts/dkimproxy.out
     - require:
       - pkg: mailsrv-dkimproxy-packages
 
+{%- set unit = (facts.units ~ "/" ~ dkimproxy.service ~ ".service") if systemd else "/etc/init.d/" ~ dkimproxy.service %}
+
 mailsrv-dkimproxy-unit:
   file.managed:
+    - name: {{ unit }}
     {%- if systemd %}
-    - name: {{ os.units }}/{{ dkimproxy.service }}.service
     - source: salt://mailsrv/dkimproxy/dkimproxy_out.service
     - mode: "0644"
     {%- else %}
-    - name: /etc/init.d/{{ dkimproxy.service }}
     - source: salt://mailsrv/dkimproxy/dkimproxy_out.init
     - mode: "0755"
     {%- endif %}
     - template: jinja
     - user: root
-    - group: {{ os.root_group }}
-    - require_in:
-      - service: mailsrv-dkimproxy-service
+    - group: {{ facts.root_group }}
     - watch_in:
-      - service: mailsrv-dkimproxy-service
+      - daemon: mailsrv-dkimproxy-service
 {%- endif %}
 
 mailsrv-dkimproxy-map:
@@ -64,22 +64,30 @@ mailsrv-dkimproxy-map:
     - source: salt://mailsrv/dkimproxy/keyfiles
     - template: jinja
     - user: root
-    - group: {{ os.root_group }}
+    - group: {{ facts.root_group }}
     - mode: "0644"
     - makedirs: True
     - require:
-      {%- for key in mailsrv.dkim["keys"] %}
+      {%- for key in model.dkim["keys"] %}
       - dkim: {{ key.signing }}
       {%- endfor %}
 
+{%- if not dkimproxy.install %}
+{{- comes_back("dkimproxy", facts) }}
+{%- endif %}
 {%- for variable, value in dkimproxy.rc.items() %}
 
+# A file of its own: /etc/rc.conf changes whenever a service is enabled.
 mailsrv-rc-{{ variable }}:
-  sysrc.managed:
-    - name: {{ variable }}
-    - value: {{ value | yaml_dquote }}
+  file.managed:
+    - name: {{ facts.rc_conf }}/{{ dkimproxy.service }}
+    - contents: {{ (variable ~ '="' ~ value ~ '"') | yaml_dquote }}
+    - user: root
+    - group: {{ facts.root_group }}
+    - mode: "0644"
+    - makedirs: True
     - watch_in:
-      - service: mailsrv-dkimproxy-service
+      - daemon: mailsrv-dkimproxy-service
 {%- endfor %}
 
 mailsrv-dkimproxy-config:
@@ -88,15 +96,27 @@ mailsrv-dkimproxy-config:
     - source: salt://mailsrv/dkimproxy/dkimproxy_out.conf
     - template: jinja
     - user: root
-    - group: {{ os.root_group }}
+    - group: {{ facts.root_group }}
     - mode: "0644"
 
 mailsrv-dkimproxy-service:
-  service.running:
+  daemon.running:
     - name: {{ dkimproxy.service }}
-    - enable: True
+    - record: {{ facts.run }}/dkimproxy
+    - pidfile: {{ dkimproxy.pidfile | yaml_dquote }}
+    - restart:
+      - {{ dkimproxy.config }}
+      - {{ dkimproxy.map }}
+      {%- if dkimproxy.install %}
+      - {{ unit }}
+      {%- endif %}
+      {%- if dkimproxy.rc %}
+      - {{ facts.rc_conf }}/{{ dkimproxy.service }}
+      {%- endif %}
+    - keep:
+        {{ dkimproxy.config }}: {{ facts.kept }}/dkimproxy_out.conf
     - require:
-      {%- for key in mailsrv.dkim["keys"] %}
+      {%- for key in model.dkim["keys"] %}
       - dkim: {{ key.signing }}
       {%- endfor %}
     - watch:

@@ -1,5 +1,5 @@
-{%- from "mailsrv/map.jinja" import mailsrv with context -%}
+{%- from "mailsrv/map.jinja" import model with context -%}
 # Managed by Salt (mailsrv.dovecot): changes here are overwritten. It stands in the pillar, mailsrv:sieve.
-{%- if mailsrv.sieve %}
-{{ mailsrv.sieve }}
+{%- if model.sieve %}
+{{ model.sieve }}
 {%- endif %}

@@ -1,73 +1,77 @@
-{%- from "mailsrv/refused.sls" import refused with context %}
+{%- from "mailsrv/map.jinja" import model, facts, refused with context %}
 {%- if refused %}
 include: [mailsrv.refused]
 {%- else %}
-{%- from "mailsrv/map.jinja" import mailsrv, os with context %}
 include:
-  - mailsrv.{{ mailsrv.dkim.signer }}
+  - mailsrv.{{ model.dkim.signer }}
 
 # Keys are made on the minion, once, and never leave it.
 
 mailsrv-genkeys-directory:
   file.directory:
-    - name: {{ os.directory }}
+    - name: {{ facts.directory }}
     - makedirs: True
     - user: root
-    - group: {{ os.root_group }}
+    - group: {{ facts.root_group }}
     - mode: "0755"
 
-mailsrv-genkeys-password-key:
-  cmd.run:
-    - name: umask 077 && head -c 32 /dev/urandom > "$KEY.new" && mv "$KEY.new" "$KEY"
-    - env:
-        - KEY: {{ os.directory }}/password.key
-    - creates: {{ os.directory }}/password.key
+# The name that the mail server has had: it stays, whatever DNS says of the machine later. Here,
+# since the room of every daemon that is told the name includes this one.
+mailsrv-hostname:
+  file.managed:
+    - name: {{ facts.directory }}/hostname
+    - contents: {{ model.hostname | yaml_dquote }}
+    - user: root
+    - group: {{ facts.root_group }}
+    - mode: "0644"
     - require:
       - file: mailsrv-genkeys-directory
-  file.managed:
-    - name: {{ os.directory }}/password.key
-    - replace: False
-    - create: False
-    - user: root
-    - group: {{ os.root_group }}
-    - mode: "0600"
-    - require:
-      - cmd: mailsrv-genkeys-password-key
 
-# smtpd.conf includes it: the key is in no template. A new name in the pillar makes a new key; bounces
-# to addresses made with the one before still come back.
-mailsrv-genkeys-srs-key:
-  cmd.run:
-    - name: >-
-        umask 077 && {
-        [ -z "$NAME" ] || printf '# %s\n' "$NAME";
-        printf 'srs key "%s"\n' "$(head -c 24 /dev/urandom | od -An -tx1 | tr -d ' \n')";
-        [ ! -e "$KEY" ] || sed -n 's/^srs key "/srs key backup "/p' "$KEY";
-        } > "$KEY.new" && mv "$KEY.new" "$KEY"
-    - unless: '[ -e "$KEY" ] && [ "$(sed -n "s/^# //p" "$KEY")" = "$NAME" ]'
-    - env:
-        - KEY: {{ os.directory }}/srs.conf
-        - NAME: {{ mailsrv.srs.key | yaml_dquote }}
+# Who neither logs in nor sends: Dovecot and guard read it. Here for the same reason.
+mailsrv-blocked:
+  file.managed:
+    - name: {{ facts.directory }}/blocked
+    - source: salt://mailsrv/genkeys/blocked
+    - template: jinja
+    - user: root
+    - group: {{ facts.root_group }}
+    - mode: "0644"
     - require:
       - file: mailsrv-genkeys-directory
-  file.managed:
-    - name: {{ os.directory }}/srs.conf
-    - replace: False
-    - create: False
-    - user: root
-    - group: {{ os.root_group }}
-    - mode: "0600"
+
+mailsrv-genkeys-tidy:
+  mailsrv.tidied:
+    - name: {{ facts.directory }}
+    - files:
+      - {{ facts.opensmtpd.config }}
+      - {{ facts.opensmtpd.mailname }}
+      - {{ facts.dovecot.directory }}/dovecot.conf
+      - {{ facts.dovecot.directory }}/dovecot-passwd
+      - {{ facts.rspamd.config }}
+      - {{ facts.dkimproxy.config }}
+
+mailsrv-genkeys-password-key:
+  mailsrv.password_key:
+    - name: {{ facts.directory }}/password.key
     - require:
-      - cmd: mailsrv-genkeys-srs-key
-{%- for key in mailsrv.dkim["keys"] %}
+      - file: mailsrv-genkeys-directory
+
+# smtpd.conf includes it: the key is in no template.
+mailsrv-genkeys-srs-key:
+  mailsrv.srs_key:
+    - name: {{ facts.directory }}/srs.conf
+    - key: {{ model.srs.key | yaml_dquote }}
+    - require:
+      - file: mailsrv-genkeys-directory
+{%- for key in model.dkim["keys"] %}
 
 {{ key.private }}:
   dkim.key_present:
     - public: {{ key.public }}
     - selector: {{ key.selector | yaml_dquote }}
     - algorithm: {{ key.algorithm }}
-    - bits: {{ mailsrv.dkim.bits }}
-    - user: {{ os[mailsrv.dkim.signer].user }}
+    - bits: {{ model.dkim.bits }}
+    - user: {{ facts[model.dkim.signer].user }}
     - adopt: {{ key.adopt | json }}
     {%- if key.bare %}
     - bare: {{ key.bare }}
@@ -79,22 +83,20 @@ mailsrv-genkeys-srs-key:
   dkim.signing:
     - selector: {{ key.selector | yaml_dquote }}
     - domains: {{ key.domains | json }}
-    - keep: {{ os.dkim.keep }}
+    - keep: {{ facts.dkim.keep }}
     - revoked: {{ key.revoked | json }}
     - waits: {{ key.waits }}
-    - user: {{ os[mailsrv.dkim.signer].user }}
+    - user: {{ facts[model.dkim.signer].user }}
     - adopt: {{ key.adopt_signing | json }}
     - bare: {{ key.bare != "" }}
     - require:
       - dkim: {{ key.private }}
     - require_in:
-      - cmd: mailsrv-genkeys-signing-unused
+      - dkim: mailsrv-genkeys-signing-unused
 {%- endfor %}
-{%- set unused %}find {{ os.dkim.directory }} -name '*.signing' {%- for key in mailsrv.dkim["keys"] %} ! -path {{ key.signing }}{% endfor %}{% endset %}
 
-# Of an algorithm that is off, or another signer: what it remembers will not be true when it returns.
 mailsrv-genkeys-signing-unused:
-  cmd.run:
-    - name: {{ unused }} -delete
-    - onlyif: {{ unused }} | grep -q .
+  dkim.remembered:
+    - name: {{ facts.dkim.directory }}
+    - used: {{ model.dkim["keys"] | map(attribute="signing") | list | json }}
 {%- endif %}

@@ -8,7 +8,8 @@ one never does: a fault of its own is a 451 for that message and a line in the l
 that sign are its children, whose end costs a 451, too. It decides by the door that mail comes in:
 
     port 25         a stranger: nothing is changed or signed; our own envelope senders are refused
-                    where our SPF records say that nobody else may use them
+                    where our SPF records say that nobody else may use them, and so are those of
+                    whom we are a backup MX for
     465, 587        a user, after AUTH: made right, or refused with a sentence, and signed
     the socket, and port 25 from 127.0.0.1 or ::1: a program of this machine: the same where From:
                     is an address of ours; else unsigned and unchanged
@@ -18,6 +19,9 @@ that sign are its children, whose end costs a 451, too. It decides by the door t
 Made right: exactly one From: with one plain address that the account may send as, else MAIL FROM
 with the readable name; Date and Message-ID; addresses with their domain; no Bcc; no field twice
 that may stand once (RFC 5322, 3.6); nothing left that smtpd(8) would rewrite behind the signer.
+
+It counts the recipients that each login writes to, and its Sieve scripts, and refuses those beyond
+its limits; and it refuses whatever an account sends that is blocked, at every door.
 
 Python's standard library alone: it runs on the system's own interpreter. `guard.py -n FILE` checks
 a configuration and says what is wrong with it.
@@ -39,6 +43,11 @@ import subprocess
 import sys
 import time
 
+try:
+    import sqlite3
+except ImportError:  # FreeBSD packs it apart; `-n` says so, and mail goes on
+    sqlite3 = None
+
 SIEVE_PORT = b"10026"
 LOOPBACK = (b"127.0.0.1", b"[::1]")
 SOCKET = b"unix:"
@@ -53,12 +62,35 @@ PATIENCE = 5  # seconds that the first start of the signers may take
 STUCK = 60  # seconds in which a signer takes nothing of what waits for it: it is ended
 LIMIT = 1000  # characters of a display name
 
+SLOT = 600  # seconds: what is sent within one is counted together
+WINDOWS = {"an hour": 3600, "a day": 86400}  # what the limits of a login are for, in seconds
+REJECTIONS = (100, 500)  # and what is for all Sieve scripts together
+DAY = WINDOWS["a day"]  # also: seconds until postmaster is told again of the same account
+LATER = 60  # seconds until what could not be opened is tried again
+BROKEN = (1, 11, 26)  # SQLite's codes for a file that is no such database; others may pass
+TABLES = """
+PRAGMA journal_mode = TRUNCATE;
+PRAGMA synchronous = OFF;
+CREATE TABLE IF NOT EXISTS sent (login TEXT, slot INTEGER, recipients INTEGER,
+    PRIMARY KEY (login, slot)) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS told (login TEXT PRIMARY KEY, time INTEGER) STRICT, WITHOUT ROWID;
+"""
+COUNTED = "SELECT slot, recipients FROM sent WHERE login = ? AND slot BETWEEN ? AND ? ORDER BY slot"
+COUNT = (
+    "INSERT INTO sent VALUES (?, ?, ?) ON CONFLICT (login, slot)"
+    " DO UPDATE SET recipients = recipients + excluded.recipients"
+)
+FORGET = "DELETE FROM sent WHERE slot NOT BETWEEN ? AND ?"
+IS_TOLD = "SELECT 1 FROM told WHERE login = ? AND time BETWEEN ? AND ?"
+TELL = "INSERT OR REPLACE INTO told VALUES (?, ?)"
+SENDMAIL = "/usr/sbin/sendmail"
+
 REPORTS = (
     *("link-connect", "link-disconnect", "link-identify", "link-auth", "link-tls"),
     *("tx-reset", "tx-begin", "tx-mail", "tx-rcpt", "tx-envelope", "tx-data"),
     *("tx-commit", "tx-rollback"),
 )
-FILTERS = ("mail-from", "data-line", "commit")
+FILTERS = ("mail-from", "rcpt-to", "data-line", "commit")
 
 # RFC 5322, 3.6: may stand once; the first of several counts. Of To and Cc all do.
 ONCE = {
@@ -93,7 +125,32 @@ UNREADABLE = "550 5.6.0 {}: cannot be read: write addresses like user@example.co
 UNSIGNED = "451 4.3.0 The message could not be signed now: try again later"
 FAULT = "451 4.3.0 The message could not be checked now: try again later"
 FORGED = "550 5.7.1 {} is an address of this server: log in to send as it (465 or 587)"
+FORGED_ELSEWHERE = "550 5.7.1 {} is sent by other hosts than yours, says its domain (SPF)"
+NOT_KNOWN = "451 4.3.0 The recipients of {} are not known here yet: try again later"
 FULL = "452 4.3.1 The disk of this server is nearly full: try again later"
+ENOUGH = "451 4.7.1 {} may write to {} recipients in {}: the rest can go after {} UTC"
+NO_REJECTION = "451 4.7.1 Rejections are not sent now: the message is kept"
+BLOCKED = "{} 5.7.1 {} is blocked on this server: ask its postmaster"
+
+TOLD = """\
+From: {postmaster}
+To: {postmaster}
+Subject: {login} sends more than its limit
+Auto-Submitted: auto-generated
+
+The account {login} has written to {sent} recipients in {window}.
+Its limit is {limit}. What was refused now came from {host}.
+
+If that is not its owner, the password was stolen. This stops the account
+at once, everywhere; then give it another password in the pillar:
+
+    salt-call mailsrv.block {login}
+
+If it is, it may go on after {until} UTC; or raise its limit, the
+recipients_per_hour or recipients_per_day of mailsrv:limits or of the account.
+
+For a day, no other mail of this kind will come about this account.
+"""
 
 
 class Refused(Exception):
@@ -108,15 +165,21 @@ class Rules:
     Who may send as what: the file that the formula writes, with the keys of `KINDS`.
 
     hostname: this machine, for addresses without a domain and Message-ID. domains: what is ours.
+    moved: by each of them that has another name now, that one.
     senders: the addresses, or "@domain", that a login may send as. signers: the commands of the
     filters that sign, in their order. closed: the networks that may use our envelope senders
-    without logging in, or null where everybody may. spool: smtpd's, and free: the bytes that must
-    be free there. Raises ValueError.
+    without logging in, or null where everybody may. backups: the same for each domain that we are
+    a backup MX for. unknown: such domains of whose recipients nothing is known yet. spool: smtpd's,
+    and free: the bytes that must be free there. limits: to how many recipients a login may write in
+    each of `WINDOWS`, 0 for any. sent: the file in which they are counted. postmaster: who is told.
+    stopped: the file of those who are blocked, an address a line. Raises ValueError.
     """
 
     KINDS = {  # noqa: RUF012
-        **{"hostname": str, "domains": list, "senders": dict, "signers": list},
+        **{"hostname": str, "domains": list, "moved": dict, "senders": dict, "signers": list},
         **{"closed": (list, type(None)), "spool": str, "free": int},
+        **{"backups": dict, "unknown": list},
+        **{"limits": dict, "sent": str, "postmaster": str, "stopped": str},
     }
 
     def __init__(self, text):
@@ -126,14 +189,27 @@ class Rules:
                 raise ValueError(f"{key}: is missing, or not of its kind")
         self.hostname = given["hostname"]
         self.ours = {*given["domains"], given["hostname"]}
+        self.moved = {str(old): str(new) for old, new in given["moved"].items()}
         self.senders = {login: frozenset(names) for login, names in given["senders"].items()}
         self.signers = [list(map(str, command)) for command in given["signers"]]
         self.spool, self.free = given["spool"], given["free"]
-        self.closed = given["closed"] and list(map(ipaddress.ip_network, given["closed"]))
+        self.closed = _networks(given["closed"])
+        self.backups = {name: _networks(listed) for name, listed in given["backups"].items()}
+        self.unknown = frozenset(given["unknown"])
+        self.limits = {login: list(map(int, most)) for login, most in given["limits"].items()}
+        if any(len(most) != len(WINDOWS) for most in self.limits.values()):
+            raise ValueError(f"limits: each has a number for {' and for '.join(WINDOWS)}")
+        self.sent, self.postmaster = given["sent"], given["postmaster"]
+        self.stopped, self.blocked = given["stopped"], frozenset()
 
     def is_ours(self, address):
         """Whether an address is in one of our domains."""
         return address.rpartition("@")[2].lower() in self.ours
+
+    def now(self, address):
+        """The address in the domain that its own has moved to, if it has."""
+        local, at, domain = address.rpartition("@")
+        return f"{local}{at}{self.moved.get(domain.lower(), domain)}"
 
     def may(self, login, address):
         """Whether that login may send as this address, with or without a tag."""
@@ -144,19 +220,29 @@ class Rules:
 
     def is_forged(self, address, host):
         """Whether a stranger at that IP address may not have this as the sender of an envelope."""
-        if self.closed is None or not self.is_ours(address):
+        domain = address.rpartition("@")[2].lower()
+        closed = self.closed if domain in self.ours else self.backups.get(domain)
+        if closed is None:
             return False
         try:
             address = ipaddress.ip_address(host)
         except ValueError:
             return True
-        return not any(address in network for network in self.closed) and not _is_here(address)
+        return not any(address in network for network in closed) and not _is_here(address)
 
     def account(self, address):
         """The login whose own address this is, with or without a tag; empty where there is none."""
         local, _, domain = address.lower().rpartition("@")
         untagged = f"{local.partition('+')[0]}@{domain}"
         return untagged if untagged in self.senders else ""
+
+    def is_blocked(self, login, address):
+        """Whether this login, or the account whose own address this is, may send nothing."""
+        return bool(self.blocked and {login, self.account(address)} & self.blocked)
+
+
+def _networks(listed):
+    return None if listed is None else list(map(ipaddress.ip_network, listed))
 
 
 def enveloped(sender, hostname):
@@ -587,6 +673,8 @@ def prepare(lines, door, login, sender, rules):
     may = (lambda a: rules.may(login, a)) if door == "user" else rules.is_ours
     fallback = sender or (login if "@" in login else f"MAILER-DAEMON@{rules.hostname}")
     author, note = _one_author(header, may, fallback, rules)
+    if door == "program" and rules.is_blocked("", author):
+        raise Refused(BLOCKED.format(550, author))
     _sender(header, may, author, rules)
     for name in JOINED:
         for body in header.all(name):
@@ -659,7 +747,8 @@ def _one_author(header, may, fallback, rules):
     if len(fields) == 1 and len(fields[0]) == 1:
         plain = PLAIN_FROM.fullmatch(fields[0][0])
         address = plain and plain[plain.lastindex].decode()
-        if plain and may(address) and DOT_ATOM.fullmatch(address.rpartition("@")[0]):
+        usual = plain and DOT_ATOM.fullmatch(address.rpartition("@")[0])
+        if usual and may(address) and rules.now(address) == address:
             return address, ""
     bodies = header.all(b"from")
     try:
@@ -667,7 +756,7 @@ def _one_author(header, may, fallback, rules):
         entries = [author] if author else _entries(bodies)
     except ValueError:
         author, entries = None, []
-    given = author.complete(rules.hostname) if author else ""
+    given = rules.now(author.complete(rules.hostname)) if author else ""
     address = given if given and may(given) else fallback
     if author:
         name = author.name or ("" if given == address or author.domain else author.local or "")
@@ -685,11 +774,140 @@ def _sender(header, may, author, rules):
         found = _entries(header.all(b"sender"))
     except ValueError:
         found = []
-    address = found[0].complete(rules.hostname) if len(found) == 1 else ""
+    address = rules.now(found[0].complete(rules.hostname)) if len(found) == 1 else ""
     if not may(address) or address.rpartition("@")[2] != author.rpartition("@")[2].lower():
         header.remove(b"sender")
     elif len(header.all(b"sender")) == 1:
         header.replace(b"sender", [f"Sender: <{address}>".encode()])
+
+
+# What was sent
+
+
+class Sent:
+    """
+    To how many recipients each login has written, by slots of time, and of whom postmaster was
+    told: a database (SQLite) that outlives this process, and that several of them may have open.
+
+    Where it cannot be used, mail goes on and is counted in memory: a limit is a brake for a thief,
+    and a fault of the counter is none. A file that is no such database, or another user's, is begun
+    anew.
+    """
+
+    def __init__(self, log):
+        self.log, self.path, self.base = log, None, None
+        self.in_memory, self.again, self.memory = False, 0.0, None
+
+    def beyond(self, path, login, more, limits):
+        """
+        Which of its limits a login would pass with so many recipients more: (limit, window, sent,
+        until), the last a time in seconds; None where it would pass none.
+        """
+        return self._use(path, lambda base: _beyond(base, login, more, limits, time.time()))
+
+    def add(self, path, login, more, limits):
+        """Count them, or say as `beyond` does which limit they would pass: one or the other."""
+
+        def add(base):
+            with base:
+                base.execute("BEGIN IMMEDIATE")
+                now = time.time()
+                passed = _beyond(base, login, more, limits, now)
+                if not passed:
+                    base.execute(FORGET + " AND login = ?", (*_around(now), login))
+                    base.execute(COUNT, (login, int(now // SLOT * SLOT), more))
+                return passed
+
+        return self._use(path, add)
+
+    def is_told(self, path, login):
+        """Whether postmaster was told of that login within a day."""
+        now = int(time.time())
+        asked = (login, now - DAY + 1, now + DAY)
+        return self._use(path, lambda base: base.execute(IS_TOLD, asked).fetchone())
+
+    def tell(self, path, login):
+        """Remember that postmaster was."""
+        told = (login, int(time.time()))
+        self._use(path, lambda base: base.execute(TELL, told))
+
+    def _use(self, path, function):
+        for _ in range(3 if sqlite3 else 0):
+            try:
+                return function(self._opened(path))
+            except (sqlite3.Error, TypeError, ValueError, OverflowError) as exc:
+                self._failed(path, exc)
+        return None
+
+    def _opened(self, path):
+        now = time.monotonic()
+        if path != self.path or (self.in_memory and now > self.again):
+            self.path, self.again = path, now + LATER
+            self.base, self.in_memory = _database(path), False
+        return self.base
+
+    def _failed(self, path, exc):
+        self.log(f"{path}: {exc}")
+        broken = getattr(exc, "sqlite_errorcode", BROKEN[0]) & 0xFF in BROKEN
+        if broken and self.base and not self.in_memory:
+            self.base.close()  # before its file goes
+        if broken and _removed(path):
+            self.path = None
+        elif not self.in_memory:
+            # What came and went is counted on: a disk that is full can be opened.
+            self.memory = self.memory or _database(":memory:")
+            self.base, self.in_memory = self.memory, True
+
+
+def _database(path):
+    # Nothing waits for the disk: what was killed is whole, and after a power cut it may be begun
+    # anew. A journal in WAL mode is faster, and read through shared memory: where its file was cut
+    # short, the process gets a SIGBUS, and smtpd(8) would end with it.
+    with contextlib.suppress(OSError):
+        if os.stat(path).st_uid != os.geteuid():  # of another signer's user, who was here before
+            _removed(path)
+    base = sqlite3.connect(path, timeout=0.2, isolation_level=None)
+    try:
+        base.executescript(TABLES)
+        base.execute(FORGET, _around(time.time()))
+    except BaseException:
+        base.close()
+        raise
+    return base
+
+
+def _removed(path):
+    try:
+        for part in "", "-journal":
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path + part)
+    except OSError:
+        return False
+    return True
+
+
+def _around(now):
+    """The slots that count; a clock that was put back has left some in the future, which do."""
+    return int(now) - DAY - SLOT, int(now) + DAY + SLOT
+
+
+def _beyond(base, login, more, limits, now):
+    rows, passed = base.execute(COUNTED, (login, *_around(now))).fetchall(), None
+    for (window, seconds), limit in zip(WINDOWS.items(), limits, strict=True):
+        kept = [(slot, many) for slot, many in rows if abs(now - slot) < seconds + SLOT]
+        sent = sum(many for _, many in kept)
+        over = sent + more - limit
+        if not limit or over <= 0:
+            continue
+        until = now + seconds  # where the message alone has more
+        for slot, many in kept:
+            over -= many
+            if over <= 0:
+                until = slot + SLOT + seconds
+                break
+        if not passed or until > passed[3]:
+            passed = limit, window, sent, until
+    return passed
 
 
 # The signers
@@ -800,7 +1018,9 @@ class Session:
 
     def __init__(self, door, host=""):
         self.door, self.host, self.login, self.sender = door, host, "", ""
-        self.reports, self.message = [], None
+        self.passed_on = ""  # by the Sieve script of that mailbox
+        self.number, self.named = b"", []  # of its message, for the log
+        self.reports, self.message, self.recipients = [], None, 0
 
 
 class Message:
@@ -819,6 +1039,7 @@ class Message:
         self.chain, self.asked = None, None  # the signers, and which one judges it now
         self.unsigned, self.in_header = 0, True  # signatures that are still to come
         self.blank = False  # the last line of the text ends in one
+        self.name, self.naming = b"", False  # the Message-ID; None when the log has it
 
 
 class Guard:
@@ -835,6 +1056,7 @@ class Guard:
     def __init__(self, rules, write, log, selector):
         self.rules, self.output, self.selector = rules, write, selector
         self._log = log
+        self.sent, self.mails = Sent(self.log), []
         self.sessions, self.config = {}, []
         self.registered, self.chain, self.retired = False, None, []
         self.unread, self.out = b"", []
@@ -864,6 +1086,7 @@ class Guard:
     def tick(self):
         """Called between two pieces, and every second: start signers, register."""
         rules, now = self.rules(), time.monotonic()
+        self.mails = [mail for mail in self.mails if mail.poll() is None]
         for chain in filter(None, (self.chain, *self.retired)):
             for signer in chain.signers:
                 if signer.unsent and now > signer.moved + STUCK:
@@ -959,6 +1182,12 @@ class Guard:
             result, _, login = value.partition(b"|")
             if result == b"pass":
                 session.login = login.decode("utf-8", "replace").lower()
+        elif event == b"tx-begin":
+            session.number, session.named = value[:8], []
+        elif event == b"tx-rcpt":
+            session.recipients += value.split(b"|")[1:2] == [b"ok"]
+            if len(session.named) < 3:
+                session.named.append(value.rpartition(b"|")[2])
         if session.door == "stranger" and event != b"link-disconnect":
             return
         for signer in self._signers(session):
@@ -992,6 +1221,9 @@ class Guard:
             self._data(sid, session, token, value)
         elif event == b"mail-from":
             self._mail_from(sid, session, token, value.decode("utf-8", "replace"))
+        elif event == b"rcpt-to":
+            answer = self._stopped(session) or self._not_known(value.decode("utf-8", "replace"))
+            self._result(sid, token, answer or self._passed(session, "beyond"))
         elif event == b"commit":
             self._commit(sid, session, token)
         else:
@@ -1003,19 +1235,106 @@ class Guard:
     def _mail_from(self, sid, session, token, sender):
         rules = self.rules()
         self._drop_message(sid, session)
+        session.recipients, session.passed_on = 0, ""
         session.sender = sender = enveloped(sender, rules.hostname) if rules else sender
         if _is_full(rules):
             self.log("the disk of the queue is nearly full: mail is refused")
             self._result(sid, token, f"reject|{FULL}")
         elif session.door == "stranger" and rules and rules.is_forged(sender, session.host):
-            self._result(sid, token, f"reject|{FORGED.format(_printable(sender))}")
+            said = FORGED if rules.is_ours(sender) else FORGED_ELSEWHERE
+            self._result(sid, token, f"reject|{said.format(_printable(sender))}")
+        elif stopped := self._stopped(session):
+            self._result(sid, token, stopped)
         elif session.login and not sender:
             # A read receipt (RFC 8098) has none, which `senders` refuses: "530 Sender rejected".
             login = session.login
             session.sender = login if "@" in login else f"MAILER-DAEMON@{login}"
             self._result(sid, token, f"rewrite|<{session.sender}>")
+        elif rules and session.door != "stranger" and rules.now(sender) != sender:
+            session.sender = rules.now(sender)
+            self._result(sid, token, f"rewrite|<{session.sender}>")
         else:
             self._result(sid, token, "proceed")
+
+    def _stopped(self, session):
+        """What an account that is blocked is told, whatever it was about; empty where it is not."""
+        rules = self.rules()
+        if session.door == "stranger" or not rules:
+            return ""
+        sender = session.sender or session.passed_on
+        if not rules.is_blocked(session.login, sender):
+            return ""
+        its_own = session.login in rules.blocked
+        name = _printable(session.login if its_own else sender)
+        self.log(f"{name} is blocked: refused at the door {session.door}")
+        # 421 ends the session, as a login that began before the account was blocked shall.
+        if its_own:
+            return f"disconnect|{BLOCKED.format('421', name)}"
+        return f"reject|{BLOCKED.format('550', name)}"
+
+    def _not_known(self, recipient):
+        """What is said of a domain that we are a backup MX for and know nothing of."""
+        rules, domain = self.rules(), recipient.rpartition("@")[2].lower()
+        known = not rules or domain not in rules.unknown
+        return "" if known else f"reject|{NOT_KNOWN.format(domain)}"
+
+    def _kept(self, session):
+        """
+        What Sieve is told that rejects a message (RFC 5429): so many times, and not while somebody
+        is blocked, since whose script it is cannot be known. It writes what it likes to a sender
+        that the message names, and it is signed as postmaster's. By 451, the message is kept.
+        """
+        rules = self.rules()
+        if session.door != "sieve" or session.sender or session.passed_on or not rules:
+            return ""
+        if rules.blocked or self.sent.add(rules.sent, "", session.recipients, REJECTIONS):
+            self.log("a rejection of a user's filter is not sent")
+            return f"reject|{NO_REJECTION}"
+        return "proceed"
+
+    def _passed(self, session, asked):
+        """
+        What smtpd(8) is told of another recipient (`asked` is "beyond") or of the whole message
+        ("add"), by the limits of the login, or of the account whose Sieve script it is of: that can
+        take its recipients from the very messages that a thief sends to it. It is counted apart:
+        strangers who fill a mailbox that is forwarded do not keep its owner from writing.
+        """
+        rules, login, host = self.rules(), session.login, session.host
+        counted = login
+        if session.door == "sieve" and rules:
+            login, host = rules.account(session.sender or session.passed_on), "its own filters"
+            counted = f"{login} filters"
+        limits = rules.limits.get(login, ()) if rules else ()
+        if not any(limits):
+            return "proceed"
+        more = session.recipients + (asked == "beyond")
+        passed = getattr(self.sent, asked)(rules.sent, counted, more, limits)
+        if not passed:
+            return "proceed"
+        limit, window, sent, until = passed
+        until = time.strftime("%Y-%m-%d %H:%M", time.gmtime(until))
+        if not self.sent.is_told(rules.sent, counted):
+            self.log(f"{login} has written to {sent} recipients in {window}, from {host}")
+            about = {"login": login, "host": host, "postmaster": rules.postmaster}
+            about |= {"limit": limit, "window": window, "sent": sent, "until": until}
+            self._mail(rules.postmaster, TOLD.format(**about))
+            self.sent.tell(rules.sent, counted)
+        reply = ENOUGH.format(login, limit, window, until)
+        if session.door == "sieve":  # the message is to stay in the mailbox, and not in the queue
+            reply = reply.replace("451 4", "550 5", 1)
+        return f"reject|{reply}"
+
+    def _mail(self, postmaster, text):
+        """Send it, without waiting: smtpd(8) will ask this filter about it."""
+        command = [SENDMAIL, "-f", postmaster, postmaster]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        try:
+            mail = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, **quiet)
+            self.mails.append(mail)
+            with mail.stdin as pipe:  # it holds 64 kB
+                pipe.write(text.encode())
+        except OSError as exc:
+            self.log(f"postmaster cannot be told: {exc}")
 
     def _drop_message(self, sid, session):
         if session.message and session.message.chain:
@@ -1029,6 +1348,8 @@ class Guard:
             message = session.message = Message(token, state)
         if message.ended:
             return
+        if message.name is not None and message.state == "pass":
+            self._named(sid, session, message, line)
         if message.state == "header":
             if line not in (b"", b"."):
                 self._hold(sid, message, line)
@@ -1059,6 +1380,8 @@ class Guard:
         """The header is complete: decide."""
         rules, given = self.rules(), message.lines
         message.lines = []
+        if session.door == "sieve":
+            session.passed_on = _passed_on(given)
         try:
             if not rules:
                 raise Refused(FAULT)
@@ -1080,8 +1403,26 @@ class Guard:
             message.unsigned = already + len(message.chain.signers)
             for signer in message.chain.signers:
                 self._introduce(signer, sid, session)
+        for line in [*lines, b""]:
+            self._named(sid, session, message, line)
         for line in lines:
             self._pass(sid, message, b"." + line if line[:1] == b"." else line)
+
+    def _named(self, sid, session, message, line):
+        """
+        Once in the log: nothing else there leads from a Message-ID to smtpd(8)'s own number, and
+        from an address to a message that the next filter refuses.
+        """
+        if line in (b"", b"."):
+            sender, to = session.sender.encode()[:100], b",".join(session.named)[:200]
+            said = b"%s msgid=%s from=<%s> to=<%s>" % (sid, session.number, sender, to)
+            self.log((said + b" message-id=" + message.name.strip()).decode("utf-8", "replace"))
+            message.name = None
+        elif line[:1] not in (b" ", b"\t"):
+            message.naming = not message.name and line[:11].lower() == b"message-id:"
+            message.name += line[11:600] if message.naming else b""
+        elif message.naming:  # folded
+            message.name = message.name[:600] + line
 
     def _introduce(self, signer, sid, session):
         """Tell a signer of a session what it has missed."""
@@ -1136,8 +1477,13 @@ class Guard:
             message.token = token
             self._ask(sid, message, 0)
             return
+        verdict = f"reject|{reply}" if reply else self._allowed(session)
         self._drop_message(sid, session)
-        self._result(sid, token, f"reject|{reply}" if reply else "proceed")
+        self._result(sid, token, verdict)
+
+    def _allowed(self, session):
+        """What smtpd(8) is told of a message that is right in all else: now it counts."""
+        return self._stopped(session) or self._kept(session) or self._passed(session, "add")
 
     def _ask(self, sid, message, at):
         """Ask the signers, one after the other, whether they are content."""
@@ -1151,6 +1497,8 @@ class Guard:
         self._judged(sid, message, "proceed" if signed else f"reject|{UNSIGNED}")
 
     def _judged(self, sid, message, verdict):
+        if verdict == "proceed":
+            verdict = self._allowed(self.sessions[sid])
         self._drop_message(sid, self.sessions[sid])
         if verdict != "proceed":
             self.log(f"{sid.decode()} refused: {verdict.partition('|')[2]}")
@@ -1215,6 +1563,16 @@ def _door(value):
     return "stranger", address
 
 
+def _passed_on(lines):
+    """
+    Whose Sieve script passes a message on, by what Pigeonhole writes above it (cmd-redirect.c): the
+    envelope has no sender where the message came without.
+    """
+    field = b"x-sieve-redirected-from:"
+    found = (line[len(field) :] for line in lines if line[: len(field)].lower() == field)
+    return next(found, b"").decode("ascii", "replace").strip(" <>")
+
+
 def _reply(value):
     """A signer's refusal as one that keeps the session: 421 would end it."""
     text = value.decode("utf-8", "replace")
@@ -1254,14 +1612,14 @@ def _is_full(rules, divisor=1):
 
 
 class File:
-    """The configuration file, read again when it was replaced."""
+    """A file, read again when it was replaced; `made` makes something of its bytes."""
 
-    def __init__(self, path, log):
-        self.path, self.log = path, log
+    def __init__(self, path, made, log):
+        self.path, self.made, self.log = path, made, log
         self.looked, self.stamp, self.held = 0.0, None, None
 
-    def rules(self):
-        """The `Rules`; of a file that cannot be used those of before, None where there are none."""
+    def read(self):
+        """What was made of it; of an unusable file what there was before, None at first."""
         now = time.monotonic()
         if not self.looked or now > self.looked + 0.5:
             self.looked = now
@@ -1274,10 +1632,32 @@ class File:
                 self.stamp = stamp
                 try:
                     with open(self.path, "rb") as file:
-                        self.held = Rules(file.read())
+                        self.held = self.made(file.read())
                 except (OSError, ValueError) as exc:
                     self.log(f"{self.path}: {exc}")
         return self.held
+
+
+def blocked(text):
+    """The names in the file of those who are blocked, which Dovecot reads, too: one a line."""
+    lines = text.decode("ascii", "replace").splitlines()
+    return frozenset(line.strip().lower() for line in lines if line[:1] not in ("", "#"))
+
+
+class Files:
+    """The configuration, and who is blocked."""
+
+    def __init__(self, path, log):
+        self.config, self.stopped, self.log = File(path, Rules, log), None, log
+
+    def rules(self):
+        """The `Rules` that hold now; None where there are none."""
+        rules = self.config.read()
+        if rules:
+            if not self.stopped or self.stopped.path != rules.stopped:
+                self.stopped = File(rules.stopped, blocked, self.log)
+            rules.blocked = self.stopped.read() or frozenset()
+        return rules
 
 
 def _write(data):
@@ -1294,7 +1674,7 @@ def main(path):
             os.write(2, f"{text}\n".encode())
 
     selector = selectors.DefaultSelector()
-    guard = Guard(File(path, log).rules, _write, log, selector)
+    guard = Guard(Files(path, log).rules, _write, log, selector)
 
     def read():
         data = os.read(0, 1 << 18)
@@ -1324,6 +1704,8 @@ def main(path):
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["-n"]:
+        if sqlite3 is None:
+            sys.exit("Python's module sqlite3 is not there: install its package")
         with open(sys.argv[2], "rb") as file:
             try:
                 Rules(file.read())

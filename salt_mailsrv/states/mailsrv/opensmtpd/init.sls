@@ -1,118 +1,206 @@
-{%- from "mailsrv/refused.sls" import refused with context %}
+{%- from "mailsrv/map.jinja" import model, facts, refused with context %}
 {%- if refused %}
 include: [mailsrv.refused]
 {%- else %}
-{%- from "mailsrv/map.jinja" import mailsrv, os, systemd with context %}
+{%- from "mailsrv/macros.jinja" import keep with context %}
 include:
   - mailsrv.tls
   - mailsrv.genkeys
   - mailsrv.dovecot
-  - mailsrv.{{ mailsrv.dkim.signer }}
+  - mailsrv.{{ model.dkim.signer }}
   - mailsrv.rspamd
   - mailsrv.guard
   - mailsrv.opensmtpd.package
+{{- keep("opensmtpd", facts.opensmtpd.config) }}
 
 mailsrv-opensmtpd-mailname:
   file.managed:
-    - name: {{ os.opensmtpd.mailname }}
+    - name: {{ facts.opensmtpd.mailname }}
     - user: root
-    - group: {{ os.root_group }}
+    - group: {{ facts.root_group }}
     - mode: "0644"
-    - contents: {{ mailsrv.hostname | yaml_dquote }}
+    - contents: {{ model.hostname | yaml_dquote }}
     - require:
       - pkg: mailsrv-opensmtpd-packages
-{%- for table in ("vdomains", "recipients", "virtuals", "sendas", "ours", "credentials") %}
+{%- set logins = model.relay.ways | selectattr("login") | list %}
+{%- set backup = facts.directory ~ "/backup" %}
+{%- set tables = ["vdomains", "recipients", "virtuals", "sendas", "ours", "credentials"] + (["relays"] if logins else []) %}
+{%- for table in tables %}
 
 mailsrv-opensmtpd-{{ table }}:
   file.managed:
-    - name: {{ os.directory }}/{{ table }}
+    - name: {{ facts.directory }}/{{ table }}
     - source: salt://mailsrv/opensmtpd/{{ table }}
     - template: jinja
     - user: root
-    - group: {{ os.opensmtpd.group }}
+    - group: {{ facts.opensmtpd.group }}
     - mode: "0640"
-    {%- if table == "credentials" %}
+    {%- if table in ("credentials", "relays") %}
     - show_changes: False
     {%- endif %}
     - require:
       - pkg: mailsrv-opensmtpd-packages
-      - cmd: mailsrv-genkeys-password-key
+      - mailsrv: mailsrv-genkeys-password-key
     - require_in:
       - file: mailsrv-opensmtpd-config
-  cmd.run:
-    - name: smtpctl update table {{ table }}
-    - onchanges:
-      - file: mailsrv-opensmtpd-{{ table }}
-    - require:
-      - cmd: mailsrv-opensmtpd-ready
+    - watch_in:
+      - daemon: mailsrv-opensmtpd-service
 {%- endfor %}
+
+{%- if model.backup_for %}
+
+# What is known of the primaries: whoever gets mail there, and what the next run begins with.
+mailsrv-opensmtpd-backup:
+  file.directory:
+    - name: {{ backup }}
+    - user: root
+    - group: {{ facts.root_group }}
+    - mode: "0755"
+    - require:
+      - file: mailsrv-genkeys-directory
+
+mailsrv-opensmtpd-backup-known:
+  file.managed:
+    - name: {{ backup }}/known
+    - source: salt://mailsrv/opensmtpd/known
+    - template: jinja
+    - user: root
+    - group: {{ facts.root_group }}
+    - mode: "0600"
+    - require:
+      - file: mailsrv-opensmtpd-backup
+
+mailsrv-opensmtpd-backup-recipients:
+  file.managed:
+    - name: {{ backup }}/recipients
+    - source: salt://mailsrv/opensmtpd/backups
+    - template: jinja
+    - user: root
+    - group: {{ facts.opensmtpd.group }}
+    - mode: "0640"
+    - require:
+      - pkg: mailsrv-opensmtpd-packages
+      - file: mailsrv-opensmtpd-backup
+    - require_in:
+      - file: mailsrv-opensmtpd-config
+    - watch_in:
+      - daemon: mailsrv-opensmtpd-service
+{%- for primary in model.backup_for if primary.certificate %}
+
+mailsrv-opensmtpd-backup-{{ primary.minion }}:
+  file.managed:
+    - name: {{ backup }}/{{ primary.minion }}.pem
+    - contents: {{ primary.certificate | json }}
+    - user: root
+    - group: {{ facts.root_group }}
+    - mode: "0644"
+    - require:
+      - file: mailsrv-opensmtpd-backup
+    - require_in:
+      - file: mailsrv-opensmtpd-config
+{%- endfor %}
+{%- endif %}
 
 mailsrv-opensmtpd-deliver:
   file.managed:
-    - name: {{ os.directory }}/deliver
+    - name: {{ facts.directory }}/deliver
     - source: salt://mailsrv/opensmtpd/deliver
     - template: jinja
     - user: root
-    - group: {{ os.root_group }}
-    - mode: "0755"  # for a smtpd(8) of before, until its restart
-    - check_cmd: {{ os.opensmtpd.perl }} -Mstrict -c
+    - group: {{ facts.root_group }}
+    - mode: "0755"  # for the smtpd(8) that runs, until its restart
+    - check_cmd: {{ facts.opensmtpd.perl }} -Mstrict -c
     - require:
       - pkg: mailsrv-opensmtpd-packages
       - file: mailsrv-genkeys-directory
 
 mailsrv-opensmtpd-config:
   file.managed:
-    - name: {{ os.opensmtpd.config }}
+    - name: {{ facts.opensmtpd.config }}
     - source: salt://mailsrv/opensmtpd/smtpd.conf
     - template: jinja
     - user: root
-    - group: {{ os.root_group }}
+    - group: {{ facts.root_group }}
     - mode: "0644"
     - check_cmd: smtpd -n -f
     - require:
       - sls: mailsrv.tls
-      - file: mailsrv-genkeys-srs-key
+      - mailsrv: mailsrv-genkeys-srs-key
       - file: mailsrv-opensmtpd-deliver
       - file: mailsrv-guard-config
       - file: mailsrv-opensmtpd-mailname
 
 mailsrv-opensmtpd-service:
-  service.running:
-    - name: {{ os.opensmtpd.service }}
-    - enable: True
-    {%- if not systemd %}
-    - sig: {{ os.opensmtpd.program }}  # Debian's init script says 0, running, for every status
-    {%- endif %}
+  daemon.running:
+    - name: {{ facts.opensmtpd.service }}
+    - record: {{ facts.run }}/opensmtpd
+    - pidfile: {{ facts.opensmtpd.pidfile }}
+    - restart:
+      - {{ facts.opensmtpd.program }}
+      - {{ facts.opensmtpd.config }}
+      - {{ facts.opensmtpd.mailname }}
+      - {{ facts.directory }}/srs.conf
+      - {{ facts.directory }}/guard.py
+      - {{ model.tls.cert }}
+      - {{ model.tls.key }}
+      {%- for way in model.relay.ways if way.ca %}
+      - {{ way.ca }}
+      {%- endfor %}
+      {%- for primary in model.backup_for if primary.certificate %}
+      - {{ backup }}/{{ primary.minion }}.pem
+      {%- endfor %}
+    - update:
+        {%- if model.backup_for %}
+        {{ backup }}/recipients: smtpctl update table backups
+        {%- endif %}
+        {%- for table in tables %}
+        {{ facts.directory }}/{{ table }}: smtpctl update table {{ table }}
+        {%- endfor %}
+    - ready: smtpctl show status
+    - port: 25
+    - keep:
+        {{ facts.opensmtpd.config }}: {{ facts.kept }}/smtpd.conf
     - require:
-      - service: mailsrv-dovecot-service
-      {%- if mailsrv.rspamd %}
-      - cmd: mailsrv-rspamd-ready
+      - daemon: mailsrv-dovecot-service
+      {%- if model.rspamd %}
+      - daemon: mailsrv-rspamd-service
       {%- endif %}
     - watch:
       - file: mailsrv-opensmtpd-config
       - file: mailsrv-guard-program
       - file: mailsrv-opensmtpd-mailname
-      - cmd: mailsrv-genkeys-srs-key
+      - mailsrv: mailsrv-genkeys-srs-key
       - sls: mailsrv.tls
+{%- if not logins %}
 
-# A daemon that started takes a moment until it hears smtpctl(8); one whose filter ends right away,
-# for a key it cannot read, has started too and is gone a moment later.
-mailsrv-opensmtpd-ready:
-  cmd.run:
-    - name: >-
-        sleep 1; for second in 1 2 3 4 5 6 7 8 9; do smtpctl show status >/dev/null 2>&1 && exit;
-        sleep 1; done; echo "smtpd does not stay up, its log says why"; exit 1
-    - onchanges:
-      - service: mailsrv-opensmtpd-service
-{%- set needed = {"dkimproxy": mailsrv.dkim.signer == "dkimproxy", "rspamd": mailsrv.rspamd} %}
-{%- for daemon in needed if not needed[daemon] and salt["service.available"](os[daemon].service) %}
-
-# A signer of before, once smtpd(8) no longer hands mail to it.
-mailsrv-{{ daemon }}-retired:
-  service.dead:
-    - name: {{ os[daemon].service }}
-    - enable: False
+mailsrv-opensmtpd-relays:
+  file.absent:
+    - name: {{ facts.directory }}/relays
     - require:
-      - service: mailsrv-opensmtpd-service
+      - daemon: mailsrv-opensmtpd-service
+{%- endif %}
+{%- if not model.backup_for %}
+
+mailsrv-opensmtpd-backup:
+  file.absent:
+    - name: {{ backup }}
+    - require:
+      - daemon: mailsrv-opensmtpd-service
+{%- endif %}
+{%- set needed = {"dkimproxy": model.dkim.signer == "dkimproxy", "rspamd": model.rspamd} %}
+{%- for daemon in needed if not needed[daemon] %}
+
+# The previous signer, once smtpd(8) no longer hands mail to it.
+mailsrv-{{ daemon }}-retired:
+  daemon.stopped:
+    - name: {{ facts[daemon].service }}
+    - require:
+      - daemon: mailsrv-opensmtpd-service
+{%- if grains["kernel"] == "FreeBSD" %}
+
+mailsrv-{{ daemon }}-stays-away:
+  file.absent:
+    - name: {{ facts.cron }}/mailsrv-{{ daemon }}
+{%- endif %}
 {%- endfor %}
 {%- endif %}

@@ -1,25 +1,27 @@
-{%- from "mailsrv/refused.sls" import refused with context %}
+{%- from "mailsrv/map.jinja" import model, facts, refused with context %}
 {%- if refused %}
 include: [mailsrv.refused]
 {%- else %}
-{%- from "mailsrv/macros.jinja" import comes_back with context %}
-{%- from "mailsrv/map.jinja" import mailsrv, os with context %}
+{%- from "mailsrv/macros.jinja" import comes_back, keep, lets_go with context %}
 {#- The filters between smtpd(8) and rspamd are started by smtpd(8): mailsrv/opensmtpd. #}
 include:
   - mailsrv.genkeys
-{%- if mailsrv.rspamd %}
+  - mailsrv.redis
+{%- if model.rspamd %}
+{{- keep("rspamd", facts.rspamd.config) }}
 
 # Without Redis, which Debian's package recommends.
 mailsrv-rspamd-packages:
   pkg.installed:
-    - pkgs: {{ os.rspamd.packages | json }}
+    - pkgs: {{ facts.rspamd.packages | json }}
     - install_recommends: False
-{{- comes_back("rspamd", os) }}
-{%- if mailsrv.dkim.signer == "rspamd" %}
+{{- comes_back("rspamd", facts) }}
+{{- lets_go("rspamd", facts) }}
+{%- if model.dkim.signer == "rspamd" %}
 
 mailsrv-signer-user:
   user.present:
-    - name: {{ os.rspamd.user }}
+    - name: {{ facts.rspamd.user }}
     - system: True
     - createhome: False
     - require:
@@ -28,34 +30,36 @@ mailsrv-signer-user:
 
 mailsrv-rspamd-config:
   file.managed:
-    - name: {{ os.rspamd.config }}
+    - name: {{ facts.rspamd.config }}
     - source: salt://mailsrv/rspamd/rspamd.conf
     - template: jinja
     - user: root
-    - group: {{ os.root_group }}
+    - group: {{ facts.root_group }}
     - mode: "0644"
     - check_cmd: rspamadm configtest -c
     - require:
       - pkg: mailsrv-rspamd-packages
-      {%- for key in mailsrv.dkim["keys"] if mailsrv.dkim.signer == "rspamd" %}
+      {%- for key in model.dkim["keys"] if model.dkim.signer == "rspamd" %}
       - dkim: {{ key.signing }}
       {%- endfor %}
 
+# The first start compiles rules for half a minute, and until then nothing can be asked.
 mailsrv-rspamd-service:
-  service.running:
-    - name: {{ os.rspamd.service }}
-    - enable: True
+  daemon.running:
+    - name: {{ facts.rspamd.service }}
+    - record: {{ facts.run }}/rspamd
+    - pidfile: {{ facts.rspamd.pidfile }}
+    - restart:
+      - {{ facts.rspamd.config }}
+    - ready: rspamadm control stat
+    - patience: 120
+    - keep:
+        {{ facts.rspamd.config }}: {{ facts.kept }}/rspamd.conf
+    {%- if model.redis %}
+    - require:
+      - daemon: mailsrv-redis-service
+    {%- endif %}
     - watch:
       - file: mailsrv-rspamd-config
-
-# The first start compiles rules for half a minute, and until then nothing can be asked.
-mailsrv-rspamd-ready:
-  cmd.run:
-    - name: >-
-        for try in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
-        rspamadm control stat >/dev/null 2>&1 && exit; sleep 6; done;
-        echo "rspamd does not answer, its log says why"; exit 1
-    - onchanges:
-      - service: mailsrv-rspamd-service
 {%- endif %}
 {%- endif %}

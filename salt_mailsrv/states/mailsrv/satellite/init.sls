@@ -1,40 +1,35 @@
-{%- from "mailsrv/refused.sls" import not_synced, refusal with context %}
-{%- if not_synced %}
-include: [mailsrv.refused]
+{%- from "mailsrv/macros.jinja" import refusal with context %}
+{%- from "mailsrv/map.jinja" import certificate, not_synced, facts, satellite, satellite_refused, stranded with context %}
+{%- if satellite_refused %}
+{{- refusal(satellite_refused, not_synced, stranded) }}
 {%- else %}
-{%- set certificate = salt["mailsrv.mined_certificate"](pillar) %}
-{%- set faults = salt["mailsrv.satellite_faults"](pillar, opts["id"], salt["mailsrv.facts"](), certificate) %}
-{%- if faults %}
-{{- refusal("mailsrv-pillar-is-not-valid", faults) }}
-{%- else %}
-{%- from "mailsrv/satellite/map.jinja" import satellite, certificate, os with context %}
-{%- set password, hash = os.directory ~ "/satellite.password", os.directory ~ "/satellite.hash" %}
+{%- set password, hash = facts.directory ~ "/satellite.password", facts.directory ~ "/satellite.hash" %}
 include:
   - mailsrv.satellite.{{ satellite.agent }}
 
 mailsrv-satellite-packages:
   pkg.installed:
-    - pkgs: {{ os.satellite.packages | json }}
+    - pkgs: {{ facts.satellite.packages | json }}
 
 mailsrv-satellite-directory:
   file.directory:
-    - name: {{ os.directory }}
+    - name: {{ facts.directory }}
     - makedirs: True
     - user: root
-    - group: {{ os.root_group }}
+    - group: {{ facts.root_group }}
     - mode: "0755"
 
 # Made here and never shown: the mail machine gets to know the hash.
 mailsrv-satellite-credential:
   mailsrv.credential_present:
     {%- if satellite.agent == "dma" %}
-    - name: {{ os.dma.auth }}
+    - name: {{ facts.dma.auth }}
     - line: {{ satellite.name }}|{{ satellite.relay }}:PASSWORD
-    - group: {{ os.dma.group }}
+    - group: {{ facts.dma.group }}
     {%- else %}
-    - name: {{ os.directory }}/satellite.secrets
+    - name: {{ facts.directory }}/satellite.secrets
     - line: relay {{ satellite.name }}:PASSWORD
-    - group: {{ os.opensmtpd.group }}
+    - group: {{ facts.opensmtpd.group }}
     {%- endif %}
     - password: {{ password }}
     - hash: {{ hash }}
@@ -52,15 +47,15 @@ mailsrv-satellite-published:
 
 mailsrv-satellite-mailname:
   file.managed:
-    - name: {{ os.opensmtpd.mailname }}
+    - name: {{ facts.opensmtpd.mailname }}
     - user: root
-    - group: {{ os.root_group }}
+    - group: {{ facts.root_group }}
     - mode: "0644"
     - contents: {{ satellite.name | yaml_dquote }}
     - makedirs: True
     - require:
       - pkg: mailsrv-{{ satellite.agent }}-packages
-{%- if satellite.ca_source or satellite.ca == os.directory ~ "/relay.pem" %}
+{%- if satellite.ca_source or satellite.ca == facts.directory ~ "/relay.pem" %}
 
 mailsrv-satellite-ca:
   file.managed:
@@ -71,7 +66,7 @@ mailsrv-satellite-ca:
     - contents: {{ certificate | yaml_dquote }}
     {%- endif %}
     - user: root
-    - group: {{ os.root_group }}
+    - group: {{ facts.root_group }}
     - mode: "0644"
     - require:
       - file: mailsrv-satellite-directory
@@ -79,8 +74,7 @@ mailsrv-satellite-ca:
       - file: mailsrv-{{ satellite.agent }}-config
     {%- if satellite.agent == "opensmtpd" %}
     - watch_in:
-      - service: mailsrv-opensmtpd-service
+      - daemon: mailsrv-opensmtpd-service
     {%- endif %}
-{%- endif %}
 {%- endif %}
 {%- endif %}

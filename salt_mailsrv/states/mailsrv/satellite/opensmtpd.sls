@@ -1,16 +1,17 @@
-{%- from "mailsrv/satellite/map.jinja" import os with context %}
-{%- set systemd = grains.get("init") == "systemd" %}
+{%- from "mailsrv/macros.jinja" import keep with context %}
+{%- from "mailsrv/map.jinja" import satellite, facts with context %}
 include:
   - mailsrv.satellite
   - mailsrv.opensmtpd.package
+{{- keep("opensmtpd", facts.opensmtpd.config) }}
 
 mailsrv-opensmtpd-config:
   file.managed:
-    - name: {{ os.opensmtpd.config }}
+    - name: {{ facts.opensmtpd.config }}
     - source: salt://mailsrv/satellite/smtpd.conf
     - template: jinja
     - user: root
-    - group: {{ os.root_group }}
+    - group: {{ facts.root_group }}
     - mode: "0644"
     - check_cmd: smtpd -n -f
     - require:
@@ -19,13 +20,29 @@ mailsrv-opensmtpd-config:
       - file: mailsrv-satellite-mailname
 
 mailsrv-opensmtpd-service:
-  service.running:
-    - name: {{ os.opensmtpd.service }}
-    - enable: True
-    {%- if not systemd %}
-    - sig: {{ os.opensmtpd.program }}  # Debian's init script says 0, running, for every status
-    {%- endif %}
+  daemon.running:
+    - name: {{ facts.opensmtpd.service }}
+    - record: {{ facts.run }}/opensmtpd
+    - pidfile: {{ facts.opensmtpd.pidfile }}
+    - restart:
+      - {{ facts.opensmtpd.program }}
+      - {{ facts.opensmtpd.config }}
+      - {{ facts.opensmtpd.mailname }}
+      - {{ facts.directory }}/satellite.secrets
+      {%- if satellite.ca %}
+      - {{ satellite.ca }}
+      {%- endif %}
+    - ready: smtpctl show status
+    - keep:
+        {{ facts.opensmtpd.config }}: {{ facts.kept }}/smtpd.conf
     - watch:
       - file: mailsrv-opensmtpd-config
       - file: mailsrv-satellite-mailname
       - mailsrv: mailsrv-satellite-credential
+{%- if facts.dma.mailer_conf %}
+
+# Of the other agent, which was here before.
+mailsrv-dma-queue:
+  file.absent:
+    - name: /etc/cron.d/dma
+{%- endif %}

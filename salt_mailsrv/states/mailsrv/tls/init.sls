@@ -1,51 +1,48 @@
-{%- from "mailsrv/refused.sls" import refused with context %}
+{%- from "mailsrv/map.jinja" import model, facts, refused with context %}
 {%- if refused %}
 include: [mailsrv.refused]
 {%- else %}
-{%- from "mailsrv/map.jinja" import mailsrv, os with context %}
-{%- set tls = mailsrv.tls %}
-{%- if tls.self_signed %}
+{%- set tls = model.tls %}
+{%- if tls.self_signed or tls.acme %}
 mailsrv-tls-directory:
   file.directory:
-    - name: {{ os.tls.directory }}
+    - name: {{ facts.tls.directory }}
     - makedirs: True
     - user: root
-    - group: {{ os.root_group }}
+    - group: {{ facts.root_group }}
     - mode: "0755"
-
-# Made once and kept: a new certificate would be a new warning in every mail client.
-mailsrv-tls-self-signed:
-  cmd.run:
-    - name: >-
-        umask 077 &&
-        openssl req -x509 -newkey rsa:2048 -nodes -days 3650 -subj "/CN=${HOST%%.*}"
-        -addext "subjectAltName=DNS:$HOST" -keyout "$KEY.new" -out "$CERT" 2>&1 &&
-        mv "$KEY.new" "$KEY"
-    - env:
-        - HOST: {{ mailsrv.hostname }}
-        - CERT: {{ tls.cert }}
-        - KEY: {{ tls.key }}
-    - creates: {{ tls.key }}
-    - require:
-      - file: mailsrv-tls-directory
-      - pkg: mailsrv-tls-packages
-{%- for name in ("cert", "key") %}
-
-mailsrv-tls-self-signed-{{ name }}:
-  file.managed:
-    - name: {{ tls[name] }}
-    - replace: False
-    - create: False
-    - user: root
-    - group: {{ os.root_group }}
-    - mode: "0600"
-    - require:
-      - cmd: mailsrv-tls-self-signed
-{%- endfor %}
 
 mailsrv-tls-packages:
   pkg.installed:
-    - pkgs: {{ os.tls.packages | json }}
+    - pkgs: {{ facts.tls.packages | json }}
+{%- endif %}
+{%- if tls.self_signed %}
+
+mailsrv-tls-self-signed:
+  certificate.self_signed:
+    - name: {{ tls.cert }}
+    - key: {{ tls.key }}
+    - hostname: {{ model.hostname }}
+    - require:
+      - file: mailsrv-tls-directory
+      - pkg: mailsrv-tls-packages
+{%- elif tls.acme %}
+
+# Until mailsrv.acme has one of the CA, clients see what they have seen until now.
+mailsrv-tls-begun:
+  certificate.begun:
+    - name: {{ tls.cert }}
+    - key: {{ tls.key }}
+    - hostname: {{ model.hostname }}
+    - next: {{ tls.acme.next }}
+    - kind: {{ tls.acme.key }}
+    - adopt:
+      {%- for before in (".copy", "") %}
+      - {{ (facts.tls.directory ~ "/" ~ model.hostname ~ before ~ ".crt", facts.tls.directory ~ "/" ~ model.hostname ~ before ~ ".key") | json }}
+      {%- endfor %}
+    - require:
+      - file: mailsrv-tls-directory
+      - pkg: mailsrv-tls-packages
 {%- else %}
 # First of all: where it is refused, nothing has been touched and the old one is still served.
 mailsrv-tls-certificate:
@@ -54,11 +51,11 @@ mailsrv-tls-certificate:
     - key: {{ tls.key }}
     - source: {{ tls.sources.cert }}
     - key_source: {{ tls.sources.key }}
-    - hostname: {{ mailsrv.hostname }}
+    - hostname: {{ model.hostname }}
     - order: 1
     - failhard: True
 {%- endif %}
-{%- if mailsrv.has_fleet %}
+{%- if model.has_fleet %}
 
 # So that satellites can be sure of this machine.
 mailsrv-tls-published:
@@ -66,7 +63,9 @@ mailsrv-tls-published:
     - name: mailsrv.certificate
     - require:
       {%- if tls.self_signed %}
-      - cmd: mailsrv-tls-self-signed
+      - certificate: mailsrv-tls-self-signed
+      {%- elif tls.acme %}
+      - certificate: mailsrv-tls-begun
       {%- else %}
       - certificate: mailsrv-tls-certificate
       {%- endif %}

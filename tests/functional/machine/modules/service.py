@@ -7,13 +7,13 @@ def __virtual__():
     return __virtualname__
 
 
-def available(name):
-    return name in __opts__["machine"]["services"]
+def get_all():
+    return __opts__["machine"]["services"]
 
 
 def status(name, sig=None):
-    return available(name)
+    return name in get_all()
 
 
 def enabled(name, **kwargs):
-    return available(name)
+    return name in get_all()

@@ -1,0 +1,1 @@
+../../../_modules/_mailsrv/backup_mx.py

@@ -1,0 +1,1 @@
+../../_modules/backup_mx.py

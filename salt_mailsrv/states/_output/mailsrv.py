@@ -1,0 +1,1 @@
+../../_output/mailsrv.py

@@ -1,0 +1,1 @@
+../../_states/_mailsrv_files.py
