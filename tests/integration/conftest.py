@@ -7,6 +7,7 @@ data, and the formula's paths lie below a directory of their own.
 
 import json
 import logging
+import os
 import re
 import shutil
 import subprocess
@@ -183,7 +184,6 @@ def master(salt_factories, short_tmp, pillar_tree, repository):
                 }
             ],
             "pillar_roots": {"base": [str(pillar_tree)]},
-            "fileserver_list_cache_time": 0,
             # Every event of the bus, in a file.
             "event_return": ["rawfile_json"],
             "rawfile_json.filename": str(short_tmp / "salt/events"),
@@ -201,9 +201,9 @@ def minions():
 
 @pytest.fixture(scope="session")
 def add_minion(master, minions, short_tmp):
-    """Start a minion; the master's `salt` with this minion for its target."""
+    """Start a minion that finds these programs before those of this machine."""
 
-    def start(name):
+    def start(name, programs=""):
         below = short_tmp / "machines" / name
         below.mkdir(parents=True, exist_ok=True)
         daemon = master.salt_minion_daemon(
@@ -215,6 +215,9 @@ def add_minion(master, minions, short_tmp):
                 "grains": {**GRAINS, "fqdn": name, "below": str(below)},
             },
         )
+        # Of its own: the dictionary is the one of all daemons.
+        path = os.pathsep.join(filter(None, (programs, daemon.environ["PATH"])))
+        daemon.environ = daemon.environ | {"PATH": path}
         daemon.start()
         minions[name] = daemon
         return daemon

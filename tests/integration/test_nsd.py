@@ -106,9 +106,7 @@ def apply(ask, owners, published, add_minion, salt, server, program):
     Apply mailsrv.nsd on the DNS minion, but for package and service: the IDs that changed, and
     what failed.
     """
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", os.path.dirname(program("nsd")), prepend=os.pathsep)
-        add_minion(NS1)
+    add_minion(NS1, programs=os.path.dirname(program("nsd")))
     salt(NS1, "saltutil.sync_all")
     commands = {
         '"nsd-control ': f'"{program("nsd-control")} -c {server}/etc/nsd/nsd.conf ',
