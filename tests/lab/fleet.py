@@ -2,12 +2,13 @@
 
 import json
 
+import stock
 from server import CHECKOUT
 from wire import until
 
-SALT = "/opt/salt/bin"
-TOOLS = "python3-venv python3-dev gcc libc6-dev"
-PACK = "/root/.cache/pip/salt.tar"  # the lab's machines share this directory
+SALT = "/opt/salt-mailsrv/bin"
+# Which server of stock.py has a Salt for that release.
+MADE_BY = {"bookworm": "one", "trixie": "two"}
 
 UNIT = f"""[Service]
 ExecStart={SALT}/salt-{{daemon}}
@@ -16,18 +17,12 @@ WantedBy=multi-user.target
 """
 
 
-def install_salt(machine, *more):
-    """Salt in a venv of its own, and what else pip shall bring."""
-    machine.run(f"apt-get update && apt-get install -y --no-install-recommends {TOOLS}")
-    pip = f"{SALT}/pip install --no-compile salt {' '.join(more)}"
-    machine.run(f"python3 -m venv /opt/salt && {pip}")
-
-
-def copy_salt(source, target):
-    """The same Salt for another machine of the suite, which needs no compiler then."""
-    target.run("apt-get update && apt-get install -y --no-install-recommends python3")
-    source.run(f"tar -C /opt -cf {PACK} salt")
-    target.run(f"tar -C /opt -xf {PACK} && rm {PACK}")
+def install_salt(lab, *machines):
+    """The Salt that bootstrap has made for a server of the same release, in the same place."""
+    for machine in machines:
+        disk, _ = stock.make(lab, MADE_BY[machine.suite])
+        machine.run("apt-get update && apt-get install -y --no-install-recommends python3")
+        machine.copy_in(disk, SALT.removesuffix("/bin"))
 
 
 class Fleet:

@@ -185,6 +185,7 @@ class Machine(Host):
     def __init__(self, lab, suite, fqdn, disk=None):
         self._below = ":".join(str(layer) for layer in (disk, self.image(suite)) if layer)
         super().__init__(lab, fqdn)
+        self.suite = suite
         self._disk = DISKS / fqdn
         for name in ("upper", "work", "root", "debs"):
             (self._disk / name).mkdir(parents=True)
@@ -318,8 +319,15 @@ class Machine(Host):
         listing = ("git", "-C", CHECKOUT, "ls-files", "-coz", "--exclude-standard")
         names = subprocess.run(listing, check=True, capture_output=True).stdout.split(b"\0")
         names = [n for n in names if n and os.path.lexists(CHECKOUT / os.fsdecode(n))]
-        pack = ("tar", "-C", CHECKOUT, "--null", "-T", "-", "--owner=0", "--group=0", "-c")
-        archive = subprocess.run(pack, input=b"\0".join(names), check=True, capture_output=True)
+        self._unpack(path, CHECKOUT, "--null", "-T", "-", input=b"\0".join(names))
+
+    def copy_in(self, root, directory):
+        """Copy that directory of the file system below `root` to the same place there."""
+        self._unpack(directory, f"{root}{directory}", ".")
+
+    def _unpack(self, path, source, *names, input=b""):
+        pack = ("tar", "-C", source, "--owner=0", "--group=0", "-c", *names)
+        archive = subprocess.run(pack, input=input, check=True, capture_output=True)
         self.run(["mkdir", "-p", path])
         subprocess.run(self._enter("tar", "-C", path, "-x"), input=archive.stdout, check=True)
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from fleet import SALT, Fleet, call, copy_salt, install_salt
+from fleet import SALT, Fleet, call, install_salt
 from lab import HEAD
 from server import CHECKOUT, Server, parsed, signatures, signed_by
 from wire import until
@@ -32,7 +32,7 @@ def satellite(root, **more):
 
 
 @pytest.fixture(scope="module")
-def fleet(lab, sink):
+def fleet(lab, copy, sink):
     """
     The master and mail machine; web1, a satellite on Debian 13 within its domain; db1, one on
     Debian 12 outside of it.
@@ -47,10 +47,10 @@ def fleet(lab, sink):
         "elsewhere.example", HEAD + f"@ MX 10 mx\nmx A {lab.outside.address}\n@ TXT nothing\n"
     )
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        second = pool.submit(install_salt, db1)
-        install_salt(mail, "passlib", "pycryptodome", "dnspython")
-        copy_salt(mail, web1)
+        second = pool.submit(install_salt, lab, db1)
+        install_salt(lab, mail, web1)
         second.result()
+        db1.run(f"{SALT}/pip uninstall --yes dnspython")
         fleet = Fleet(mail)
         fleet.join(mail, ["mailsrv"], MAIL)
         fleet.join(web1, ["mailsrv.satellite"], satellite(PERSON))
@@ -88,7 +88,7 @@ def test_the_page_of_a_master_shows_each_machine(fleet):
     page = fleet.mail.get("/srv/fleet.html")
     assert page.count("<h2 ") == 2
     assert "received" in page
-    command = "/opt/salt/bin/salt-call --no-return-event mailsrv.report machines='no*'"
+    command = f"{SALT}/salt-call --no-return-event mailsrv.report machines='no*'"
     refused = fleet.mail.run(command, check=False)
     assert refused.returncode == 1
     assert "mailsrv.report: no minion is called 'no*'" in refused.stdout + refused.stderr
@@ -98,7 +98,7 @@ def test_all_look_at_the_mail_machine_that_the_mine_knows(fleet):
     """From the one command to the table; and it is seen when it is not the one of the mine."""
     host, master = fleet.mail.fqdn, fleet.fleet
     master.salt(host, "mine.send", "mailsrv.dns")
-    command = ["/opt/salt/bin/salt", "--out=json", "--static", "*", "mailcheck.peer"]
+    command = [f"{SALT}/salt", "--out=json", "--static", "*", "mailcheck.peer"]
     found = json.loads(fleet.mail.run(command).stdout)
     assert found[host][host] == {
         "addresses": "skipped: it is this machine; mailcheck.run looks at it from inside"
@@ -365,7 +365,7 @@ def test_who_is_away_stays_known_and_whose_key_is_deleted_does_not(fleet):
     fleet.web1.run("systemctl stop salt-minion")
     assert master.highstate(mail) == {}
     login(fleet, fleet.web1).quit()
-    fleet.mail.run("/opt/salt/bin/salt-key -y -d web1.fleet.example")
+    fleet.mail.run(f"{SALT}/salt-key -y -d web1.fleet.example")
     try:
         assert "mailsrv-opensmtpd-credentials" in master.highstate(mail)
         with pytest.raises(smtplib.SMTPAuthenticationError) as refused:
@@ -374,7 +374,7 @@ def test_who_is_away_stays_known_and_whose_key_is_deleted_does_not(fleet):
         login(fleet, fleet.db1).quit()
     finally:
         # What docs/satellites.md says to do before another machine gets the id.
-        fleet.mail.run("/opt/salt/bin/salt-run cache.flush mine web1.fleet.example")
+        fleet.mail.run(f"{SALT}/salt-run cache.flush mine web1.fleet.example")
         fleet.web1.run("systemctl start salt-minion")
         master.accept(fleet.web1)
         still_unknown = master.highstate(mail)
@@ -461,8 +461,7 @@ def zones(lab, fleet):
     other = lab.machine("trixie", "mail2.second.example")
     ns1 = lab.machine("trixie", "ns1.names.example")
     lab.dns.serve("second.example", HEAD + f"mail2 A {other.address}\n")
-    for machine in other, ns1:
-        copy_salt(fleet.mail, machine)
+    install_salt(lab, other, ns1)
     mine = {"mine_functions": {"mailsrv.dns": []}}
     second = {
         "domains": ["second.example"],

@@ -31,7 +31,7 @@ TSIG, STRANGE = (base64.b64encode(os.urandom(32)).decode() for _ in range(2))
 
 
 @pytest.fixture(scope="module")
-def servers(lab):
+def servers(lab, copy):
     """
     The first name server, on Debian 13, which is the machine of the domain and the master, too; the
     second on Debian 12; and what was seen while they were made that.
@@ -50,8 +50,8 @@ def servers(lab):
         "mailsrv": {"hostname": f"mx.{DOMAIN}", "nsd": pair},
     }
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        other = pool.submit(install_salt, ns2)
-        install_salt(ns1, "passlib", "pycryptodome")
+        other = pool.submit(install_salt, lab, ns2)
+        install_salt(lab, ns1)
         other.result()
         fleet = Fleet(ns1)
         fleet.join(ns1, ["mailsrv.genkeys", "mailsrv.nsd"], first)
