@@ -63,7 +63,7 @@ def share(nodeid):
     """What one process runs: the tests of a file, in the lab those of each Debian apart."""
     file, _, test = nodeid.partition("::")
     name = Path(file).stem.removeprefix("test_")
-    if name in ("master", "nsd", "roll"):
+    if name in ("master", "nsd", "roll", "by_itself", "recipients"):
         return "master"
     release = re.search(r"\[(bookworm|trixie)", test)
     return f"{name} {release[1]}" if release and "/lab/" in file else name
