@@ -8,3 +8,4 @@ schedule:
     kwargs: {queue: True}
     hours: 1
     splay: 600
+    run_on_start: False

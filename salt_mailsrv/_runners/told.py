@@ -119,7 +119,7 @@ def _tell(minion, said, lines):
     message["Subject"] = sentence
     message["Date"] = email.utils.localtime()
     message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no answer from who is on vacation
-    message.set_content("\n".join([f"{sentence}.", "", *lines, ""]))
+    message.set_content("\n".join([f"{sentence}.", "", *lines, ""]), cte="7bit")
     try:
         with smtplib.SMTP(about.get("server", "127.0.0.1"), timeout=TIMEOUT) as smtp:
             smtp.send_message(message)

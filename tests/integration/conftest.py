@@ -5,7 +5,7 @@ The minions run on this very host: their configuration says `test: True`, packag
 data, and the formula's paths lie below a directory of their own.
 """
 
-import email
+import email.policy
 import fnmatch
 import json
 import logging
@@ -176,7 +176,8 @@ class Inbox:
         self.mails = []
 
     async def handle_DATA(self, server, session, envelope):
-        self.mails.append(email.message_from_bytes(envelope.content))
+        text = envelope.content.replace(b"\r\n", b"\n")
+        self.mails.append(email.message_from_bytes(text, policy=email.policy.default))
         return "250 OK"
 
 
@@ -369,7 +370,7 @@ def backup(fleet, runners, pillar_tree, add_minion, salt, short_tmp):
     watched = pillar_tree / "mail/watched.sls"
     text = watched.read_text()
     assert "interval: 60" in text
-    watched.write_text(text.replace("interval: 60", "interval: 1"))
+    watched.write_text(text.replace("interval: 60", "interval: 0.01"))
     with (pillar_tree / "top.sls").open("a") as top:
         top.write(f"  {BACKUP}: [mail.backup, mail.watched, mail.follows]\n")
     running = short_tmp / "running"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 
 import pytest
 
@@ -10,8 +11,6 @@ from wire import until
 BACKUP = "backup.example.edu"
 PASSWORD = "batterystaple"
 PATIENCE = 180
-# A mail for each room that comes to it: what a run would change is then something else.
-MORE = "mailsrv: {notify: admin@elsewhere.example}\n"
 
 
 @pytest.fixture
@@ -19,11 +18,11 @@ def told(inbox):
     """Wait until the master has mailed that of a machine; the mails since then."""
     first = len(inbox.mails)
 
-    def wait(subject):
+    def wait(subject, seconds=PATIENCE):
         def found():
             return [mail for mail in inbox.mails[first:] if mail["Subject"].startswith(subject)]
 
-        return until(found, PATIENCE, f"no mail says {subject!r}")
+        return until(found, seconds, f"no mail says {subject!r}")
 
     return wait
 
@@ -42,18 +41,23 @@ def pillar_of(pillar_tree, salt):
     write(old)
 
 
+def answer(master, *arguments):
+    """What it returns on the backup, whatever the exit status."""
+    return master.salt_cli(timeout=PATIENCE).run(*arguments, minion_tgt=BACKUP).data
+
+
 @pytest.mark.usefixtures("backup")
 def test_drift_is_an_event_and_a_mail_once_and_again_when_it_is_another(
-    salt, events, told, pillar_of
+    master, salt, events, told, pillar_of
 ):
     run = (BACKUP, "schedule.run_job", "mailsrv-drift")
     seen, jobs = len(events("mailsrv/drift")), len(events(f"salt/job/*/ret/{BACKUP}"))
     assert salt(*run)["result"] is True
     (mail,) = told(f"{BACKUP}: ")
     assert mail["To"] == "admin@example.com"
-    said = mail.get_payload()
+    said = mail.get_content()
     assert "would change:  mailsrv-dovecot-config\n" in said
-    assert salt(BACKUP, "drift.tell", "--retcode-passthrough=False")["told"] == "before"
+    assert answer(master, "drift.tell")["told"] == "before"
     assert salt(*run)["result"] is True
 
     pillar_of("notify: admin@elsewhere.example, ")
@@ -80,10 +84,19 @@ def test_drift_is_an_event_and_a_mail_once_and_again_when_it_is_another(
 
 
 def test_a_daemon_that_ends_is_told_and_that_it_runs_again(backup, told):
-    backup.running.write_text("opensmtpd")
+    def ended():
+        """A beacon that was just loaded takes what it sees first for what was before."""
+        backup.running.write_text("opensmtpd")
+        try:
+            return told(f"{BACKUP}: dovecot does not run", 15)
+        except TimeoutError:
+            backup.running.write_text("opensmtpd dovecot")
+            time.sleep(5)  # seconds; the beacon looks several times in each
+            return None
+
     try:
-        (mail,) = told(f"{BACKUP}: dovecot does not run")
-        assert f"salt '{BACKUP}' mailcheck.run" in mail.get_payload()
+        (mail, *_) = until(ended, PATIENCE, "the beacon says nothing")
+        assert f"salt '{BACKUP}' mailcheck.run" in mail.get_content()
     finally:
         backup.running.write_text("opensmtpd dovecot")
     told(f"{BACKUP}: dovecot runs again")
@@ -114,7 +127,7 @@ def test_what_a_hostile_minion_sends_is_text_and_the_reactor_goes_on(
     news = {"changes": ["mailsrv-still-here"]}
     ask_master(BACKUP, cmd="_minion_event", id=BACKUP, tag="mailsrv/drift", data=news)
     until(
-        lambda: any("mailsrv-still-here" in mail.get_payload() for mail in inbox.mails),
+        lambda: any("mailsrv-still-here" in mail.get_content() for mail in inbox.mails),
         PATIENCE,
         "the reactor has ended",
     )

@@ -13,7 +13,7 @@ FUNCTION = "backup_mx.recipients"
 
 @pytest.fixture
 def publish(ask_master, primary, salt):
-    """The primary has been taken over: publish whatever the mine takes; in the end it is its own."""
+    """A primary that was taken over: publish what the mine takes; in the end it is its own."""
 
     def send(given, name=MX1, keys=MX1):
         return ask_master(keys, cmd="_mine", id=name, data={FUNCTION: given})
