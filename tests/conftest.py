@@ -47,7 +47,7 @@ LONG = {
     **{"bans bookworm": 120, "bans trixie": 120},
     **{"acme trixie": 300, "acme bookworm": 150, "watch bookworm": 100, "watch trixie": 100},
     **{"secondaries": 130},
-    **{"accounts trixie": 100, "master": 250, "mail trixie": 80, "dns": 80, "pip": 60},
+    **{"accounts trixie": 100, "master": 400, "mail trixie": 80, "dns": 80, "pip": 60},
     **{"limits bookworm": 90, "limits trixie": 90},
     **{"metrics bookworm": 150, "metrics trixie": 150},
     **{"relay bookworm": 150, "relay trixie": 150, "relay": 60},

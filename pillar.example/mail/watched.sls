@@ -5,7 +5,7 @@ schedule:
     function: drift.tell
     hours: 1
     splay: 600                # not all machines at once
-    run_on_start: False       # nor all at once when the master comes back
+    run_on_start: False       # nor all at once after a power cut
     return_job: False         # the master hears of it by an event, and only when there is news
 
 # For mail machines: a daemon that ends is told within a minute. Those that a highstate restarts are

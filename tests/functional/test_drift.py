@@ -1,11 +1,13 @@
 """Drift without a master, on a machine of one state that is well, or not."""
 
 import json
+import socket
 import stat
 import subprocess
 import sys
 
 import pytest
+import salt.loader
 import salt.payload
 
 SECRET = "hunter2"
@@ -87,8 +89,9 @@ def test_while_another_run_goes_on_nothing_is_told(machine, look):
     directory = machine.root / "var/cache/salt/minion/proc"
     directory.mkdir(parents=True, exist_ok=True)
     job = directory / "20261127133000000000"
-    command = [sys.executable, "-c", "input()", "salt"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as run:
+    command = [sys.executable, "-c", "print(flush=True); input()", "salt"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as run:
+        run.stdout.readline()  # earlier, the kernel does not know its arguments yet
         about = {"pid": run.pid, "fun": "state.highstate", "jid": job.name, "arg": []}
         job.write_bytes(salt.payload.dumps(about))
         said, status = look()
@@ -96,6 +99,22 @@ def test_while_another_run_goes_on_nothing_is_told(machine, look):
     job.unlink(missing_ok=True)
     assert (said, status) == ({"says": "another run goes on; the next look will tell"}, 0)
     assert look()[0]["told"] == "there is no master"
+
+
+def test_a_master_that_is_away_is_one_sentence_and_not_drift(machine):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    away = {"master_uri": f"tcp://127.0.0.1:{port}", "request_channel_timeout": 1}
+    away |= {"request_channel_tries": 1, "auth_tries": 1, "auth_timeout": 1}
+    away |= {"file_client": "remote", "master_ip": "127.0.0.1", "__role": "minion"}
+    (machine.root / "etc/salt/pki/minion").mkdir(parents=True, exist_ok=True)
+    functions = salt.loader.minion_mods({**machine._opts, **away})
+    said = functions["drift.tell"]()
+    assert said.keys() == {"says"}
+    assert said["says"].startswith("it is not known what a run would change: ")
+    assert "master" in said["says"]
+    assert functions.pack["__context__"]["retcode"] == 1
+    assert not machine.at("/var/lib/mailsrv/drift.json").exists()
 
 
 def test_a_disk_that_takes_no_note_is_one_sentence(machine, look):
