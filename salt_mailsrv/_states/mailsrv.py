@@ -244,10 +244,10 @@ def mined(name):
     """
     ret = {"name": name, "result": True, "changes": {}, "comment": "what is published is right"}
     wanted, sent = __salt__["config.merge"]("mine_functions", {}), {}
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, TypeError):
         sent = {**json.loads(content(name) or "{}")}
     new, failed = {}, []
-    for function in MINED:
+    for function in MINED if isinstance(wanted, dict) else ():
         if function not in wanted:
             continue
         try:
