@@ -47,7 +47,7 @@ LONG = {
     **{"bans bookworm": 120, "bans trixie": 120},
     **{"acme trixie": 450, "acme bookworm": 150, "watch bookworm": 100, "watch trixie": 100},
     **{"secondaries": 130},
-    **{"accounts trixie": 100, "master": 250, "mail trixie": 80, "dns": 80, "pip": 60},
+    **{"accounts trixie": 100, "master": 400, "mail trixie": 80, "dns": 80, "pip": 60},
     **{"limits bookworm": 90, "limits trixie": 90},
     **{"metrics bookworm": 150, "metrics trixie": 150},
     **{"relay bookworm": 150, "relay trixie": 150, "relay": 60},
@@ -68,7 +68,7 @@ def share(nodeid):
     """What one process runs: the tests of a file, in the lab those of each Debian apart."""
     file, _, test = nodeid.partition("::")
     name = Path(file).stem.removeprefix("test_")
-    if name in ("master", "nsd", "roll"):
+    if name in ("master", "nsd", "roll", "by_itself", "recipients"):
         return "master"
     release = re.search(r"\[(bookworm|trixie)", test)
     return f"{name} {release[1]}" if release and "/lab/" in file else name

@@ -43,8 +43,8 @@ def tell(path, look, about, figures):
     What smtpd(8) does not take waits in the notes for the next look. Who is killed between a mail
     and the note, sends that mail again; so it is never forgotten.
     """
-    with _alone(path) as alone:
-        if not alone:
+    with alone(path) as mine:
+        if not mine:
             return "another one looks just now", ""
         now, notes = time.time(), changes.notes(disk.text(path))
         told, new, gone = changes.judge(
@@ -121,7 +121,7 @@ def of_run(states):
 
 
 @contextlib.contextmanager
-def _alone(path):
+def alone(path):
     """Whether nobody else looks now; if so, nobody does until this ends."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(f"{path}.lock", "w") as lock:

@@ -9,6 +9,7 @@ A secret never passes through Jinja, an argument, a diff or a log.
 import contextlib
 import glob
 import grp
+import hashlib
 import json
 import os
 import secrets
@@ -26,6 +27,10 @@ SRS = "srs key "
 ROOT_ALONE = (0, 0, 0o600)
 FOR_ALL = (0, 0, 0o644)
 NAMED = 20  # accounts that a run names one by one
+
+# What other machines know of a mail machine by mine_functions of its pillar.
+MINED = ("mailsrv.dns", "backup_mx.recipients")
+PUBLISHED = "mailsrv/published"
 
 
 def __virtual__():
@@ -215,7 +220,59 @@ def published(name, reader=None):
             comment=f"the master does not keep {name}; is minion_data_cache off there?",
         )
         return ret
+    _tell(name)
     ret.update(changes={name: "published"}, comment=f"{name} was published")
+    return ret
+
+
+def mined(name):
+    """
+    What the pillar's ``mine_functions`` have of this formula is in the master's mine as it is now,
+    and not as it was up to an hour ago; the master hears by an event which of it is new.
+
+    A machine may be forbidden to read its own (``allow_tgt``), so what was sent is noted. What a
+    master has lost it gets when Salt sends all of it again, as it does every hour.
+
+    name
+        The file with the notes: of each function the digest of what was sent.
+
+    .. code-block:: yaml
+
+        /var/lib/mailsrv/mined.json:
+          mailsrv.mined:
+            - order: last
+    """
+    ret = {"name": name, "result": True, "changes": {}, "comment": "what is published is right"}
+    wanted, sent = __salt__["config.merge"]("mine_functions", {}), {}
+    with contextlib.suppress(ValueError, TypeError):
+        sent = {**json.loads(content(name) or "{}")}
+    new, failed = {}, []
+    for function in MINED if isinstance(wanted, dict) else ():
+        if function not in wanted:
+            continue
+        try:
+            value = json.dumps(__salt__[function](), sort_keys=True)
+        except CommandExecutionError as exc:
+            failed.append(str(exc))
+            continue
+        digest = hashlib.sha256(value.encode()).hexdigest()
+        if sent.get(function) != digest:
+            new[function] = digest
+    if __opts__["test"]:
+        if new or failed:  # what is to be published may not be there yet
+            ret.update(result=None, comment="it would be published")
+        return ret
+    for function, digest in new.items():
+        if not __salt__["mine.update"](mine_functions={function: wanted[function]}):
+            failed.append(f"the master did not take {function}")
+            continue
+        sent[function], ret["changes"][function] = digest, "published"
+        write(name, json.dumps(sent))
+        _tell(function)
+    if failed:
+        ret.update(result=False, comment="; ".join(failed))
+    elif new:
+        ret["comment"] = f"{', '.join(new)} published"
     return ret
 
 
@@ -323,6 +380,11 @@ def _refused(name, fault):
 
 def _line(line, word):
     return line.replace("PASSWORD", word.strip()) + "\n"
+
+
+def _tell(function):
+    """Let the master know that what others read is new; who misses it finds it when it looks."""
+    __salt__["event.send"](PUBLISHED, {"name": function})
 
 
 def _mined(minion, function):

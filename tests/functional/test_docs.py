@@ -15,7 +15,7 @@ CODE = ROOT / "salt_mailsrv"
 PAGES = {str(p.relative_to(ROOT)): p for p in (ROOT / "README.md", *ROOT.glob("docs/*.md"))}
 TEXTS = {name: path.read_text() for name, path in PAGES.items()}
 
-MODULES = ("mailsrv", "mailcheck", "mailbox", "password", "dkim")
+MODULES = ("mailsrv", "mailcheck", "mailbox", "password", "dkim", "drift")
 COMMAND = re.compile(rf"(?<![\w/.-])((?:{'|'.join(MODULES)})\.[a-z]\w*)(?![\w.-]*/)")
 # Functions that show how they are called, but that states, templates and other modules call.
 FOR_CODE = {
@@ -23,14 +23,22 @@ FOR_CODE = {
     *("mailbox.stock", "mailbox.replaced", "mailbox.stranded"),
     *("dkim.public_key", "dkim.algorithm", "dkim.bare", "dkim.txt", "dkim.record"),
     "dkim.next_stage",
-    *("mailcheck.notify", "backup_mx.recipients"),
+    *("mailcheck.notify", "backup_mx.recipients", "drift.tell"),
 }
-FILES = {"password.key", "mailsrv.conf", "mailsrv.rules", "mailsrv.dashboard"}
+FILES = {
+    "password.key",
+    "mailsrv.told",
+    "drift.sls",
+    "drift.json",
+    "mailsrv.conf",
+    "mailsrv.rules",
+    "mailsrv.dashboard",
+}
 
 # Of a block of YAML: what makes it a pillar, and what it may be else.
 OF_A_PILLAR = {"mailsrv", "salt", "domains", "accounts"}
 OF_SALT = {"base", "file_roots", "fileserver_backend", "gitfs_provider", "gitfs_remotes"}
-OF_SALT |= {"mine_functions"}
+OF_SALT |= {"mine_functions", "reactor", "mailsrv.told"}
 OF_AN_ORCHESTRATION = {"salt.runner", "salt.state", "salt.function"}
 OF_PROMETHEUS = {"scrape_configs", "rule_files"}
 # What a block leaves out for brevity; the example has these accounts.

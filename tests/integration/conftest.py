@@ -5,18 +5,26 @@ The minions run on this very host: their configuration says `test: True`, packag
 data, and the formula's paths lie below a directory of their own.
 """
 
+import email.policy
+import fnmatch
 import json
 import logging
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sysconfig
 import tempfile
 import venv
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import yaml
+from aiosmtpd.controller import Controller
+from salt.channel.client import ReqChannel
+from salt.exceptions import AuthenticationError
 
 ROOT = Path(__file__).parents[2]
 MACHINE = ROOT / "tests/functional/machine"
@@ -32,7 +40,7 @@ GRAINS = {
     "ipv6": ["::1", "2001:db8::1"],
 }
 CANDIDATES = {"opensmtpd": "7.6.0p1-1", "dovecot-core": "1:2.4.1+dfsg1-6+deb13u1"}
-MX1, MX2 = "mx1.example.com", "mx2.example.net"
+MX1, MX2, BACKUP = "mx1.example.com", "mx2.example.net", "backup.example.edu"
 PATIENCE = 120  # seconds for an answer, on a machine that is busy with other things
 HASH = "$6$saltsalt$" + "Xa" * 43
 PILLARS = {
@@ -47,6 +55,11 @@ accounts:
     "mx2": """
 domains: [example.net]
 accounts: [[user1@example.net, correcthorse]]
+""",
+    "backup": f"""
+domains: [example.edu]
+accounts: [[user1@example.edu, batterystaple]]
+mailsrv: {{backup_for: {{{MX1}: [example.com]}}}}
 """,
 }
 
@@ -151,13 +164,48 @@ def pillar_tree(short_tmp):
     (tree / "top.sls").write_text(re.sub("^# ?", "", several, flags=re.M))
     for name, text in PILLARS.items():
         (tree / f"mail/{name}.sls").write_text(text)
+    for name in ("watched", "follows"):
+        shutil.copy(ROOT / f"pillar.example/mail/{name}.sls", tree / "mail")
     return tree
 
 
+class Inbox:
+    """Who takes the master's mail."""
+
+    def __init__(self):
+        self.mails = []
+
+    async def handle_DATA(self, server, session, envelope):
+        text = envelope.content.replace(b"\r\n", b"\n")
+        self.mails.append(email.message_from_bytes(text, policy=email.policy.default))
+        return "250 OK"
+
+
 @pytest.fixture(scope="session")
-def master(salt_factories, short_tmp, pillar_tree, repository):
+def inbox():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    handler = Inbox()
+    controller = Controller(handler, "127.0.0.1", port)
+    controller.start()
+    handler.server = f"127.0.0.1:{port}"
+    yield handler
+    controller.stop()
+
+
+def reacting(inbox):
+    """The reactor of a master as docs/fleet.md configures it; its mail goes to the inbox."""
+    text = (ROOT / "docs/fleet.md").read_text()
+    (block,) = re.findall(r"^```yaml\n(reactor:.*?)^```$", text, re.M | re.S)
+    configured = yaml.safe_load(block)
+    configured["mailsrv.told"] |= {"server": inbox.server, "sender": "root@master.example"}
+    return configured
+
+
+@pytest.fixture(scope="session")
+def master(salt_factories, short_tmp, pillar_tree, repository, inbox):
     """
-    A master as docs/salt.md configures it for gitfs.
+    A master as docs/salt.md configures it for gitfs, and docs/fleet.md the reactor.
 
     The file root before it holds the same osmap.yaml, its paths below each minion's own directory.
     """
@@ -187,6 +235,7 @@ def master(salt_factories, short_tmp, pillar_tree, repository):
             # Every event of the bus, in a file.
             "event_return": ["rawfile_json"],
             "rawfile_json.filename": str(short_tmp / "salt/events"),
+            **reacting(inbox),
         },
     )
     with daemon.started():
@@ -203,7 +252,7 @@ def minions():
 def add_minion(master, minions, short_tmp):
     """Start a minion that finds these programs before those of this machine."""
 
-    def start(name, programs=""):
+    def start(name, programs="", services=()):
         below = short_tmp / "machines" / name
         below.mkdir(parents=True, exist_ok=True)
         daemon = master.salt_minion_daemon(
@@ -211,7 +260,7 @@ def add_minion(master, minions, short_tmp):
             overrides={
                 "test": True,
                 "module_dirs": [str(MACHINE)],
-                "machine": {"packages": {}, "candidates": CANDIDATES, "services": []},
+                "machine": {"packages": {}, "candidates": CANDIDATES, "services": services},
                 "grains": {**GRAINS, "fqdn": name, "below": str(below)},
             },
         )
@@ -253,6 +302,49 @@ def salt_run(master):
 
 
 @pytest.fixture(scope="session")
+def runners(salt_run):
+    """Our runners, on the master: their names."""
+    return salt_run("saltutil.sync_runners").data
+
+
+class Forged(dict):
+    """What Salt's own client would send in its own name."""
+
+    def __setitem__(self, key, value):
+        if key != "id":
+            super().__setitem__(key, value)
+
+
+@pytest.fixture(scope="session")
+def ask_master(minions):
+    """Ask the master with the keys of a minion, in whoever's name: what it answers."""
+
+    def ask(minion, **load):
+        config = minions[minion].config
+        opts = dict(config, master_uri=f"tcp://127.0.0.1:{config['master_port']}")
+        with ReqChannel.factory(opts) as channel:
+            try:
+                return channel.send(Forged(load), timeout=PATIENCE, tries=1)
+            except AuthenticationError as exc:  # the answer is for another minion
+                return exc
+
+    return ask
+
+
+@pytest.fixture(scope="session")
+def make_keys(salt):
+    """Have a mail machine make its DKIM keys, for which it has to be run as root."""
+
+    def make(name):
+        for state in salt(name, "state.show_low_sls", "mailsrv.genkeys"):
+            if state["fun"] == "key_present":
+                arguments = [f"{key}={state[key]}" for key in ("name", "public", "selector")]
+                salt(name, "state.single", "dkim.key_present", *arguments, "test=False")
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def fleet(master, add_minion, salt):
     """
     The first runs of two new mail machines: what the terminal showed of `state.apply` for an SLS,
@@ -267,6 +359,70 @@ def fleet(master, add_minion, salt):
         for sls in ("mailsrv", "mailsrv.opensmtpd")
     }
     return {"shown": shown, "highstate": salt("mx*", "state.highstate")}
+
+
+@pytest.fixture(scope="session")
+def backup(fleet, runners, pillar_tree, add_minion, salt, short_tmp):
+    """
+    The backup MX of the first machine, which looks after itself as docs/fleet.md has it: the file
+    with the services that run there, and the directory of its machine.
+    """
+    watched = pillar_tree / "mail/watched.sls"
+    text = watched.read_text()
+    assert "interval: 60" in text
+    watched.write_text(text.replace("interval: 60", "interval: 0.01"))
+    with (pillar_tree / "top.sls").open("a") as top:
+        top.write(f"  {BACKUP}: [mail.backup, mail.watched, mail.follows]\n")
+    running = short_tmp / "running"
+    running.write_text("opensmtpd dovecot")
+    add_minion(BACKUP, services=str(running))
+    salt(BACKUP, "saltutil.sync_all")
+    return SimpleNamespace(running=running, machine=short_tmp / "machines" / BACKUP)
+
+
+@pytest.fixture(scope="module")
+def primary(fleet, pillar_tree, backup, make_keys, salt, short_tmp):
+    """
+    The first machine as the primary of the backup, as docs/fleet.md has it: it has keys and a
+    certificate, and has published its recipients. In the end it is as before.
+    """
+    users = pillar_tree / "mail/mx1.sls"
+    old = users.read_text()
+    users.write_text(f"""{old}
+mailsrv: {{backup: {{{BACKUP}: 192.0.2.2}}}}
+mine_functions:
+  backup_mx.recipients:
+    - allow_tgt: {BACKUP}
+    - allow_tgt_type: glob
+""")
+    salt(MX1, "saltutil.refresh_pillar", "wait=True")
+    make_keys(MX1)
+    for state in salt(MX1, "state.show_low_sls", "mailsrv.tls"):
+        if state["fun"] == "self_signed":
+            arguments = [f"{key}={state[key]}" for key in ("name", "key", "hostname")]
+            salt(MX1, "state.single", "certificate.self_signed", *arguments, "test=False")
+    notes = short_tmp / "machines" / MX1 / "var/lib/mailsrv/mined.json"
+    published = salt(MX1, "mine.update") is True
+    yield SimpleNamespace(minion=MX1, notes=notes, published=published, read=_text)
+    users.write_text(old)
+    salt(MX1, "saltutil.refresh_pillar", "wait=True")
+
+
+def _text(path):
+    return Path(path).read_text()
+
+
+@pytest.fixture(scope="session")
+def events(short_tmp):
+    """The events of the master's bus so far that have such a tag: what each has."""
+
+    def find(tag):
+        with (short_tmp / "salt/events").open() as file:
+            lines = [json.loads(line) for line in file if line.endswith("\n")]
+        found = [one for line in lines for one in (line if isinstance(line, list) else [line])]
+        return [one["data"] for one in found if fnmatch.fnmatch(one["tag"], tag)]
+
+    return find
 
 
 def pytest_unconfigure():

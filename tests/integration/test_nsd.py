@@ -11,8 +11,6 @@ import dns.message
 import dns.query
 import dns.rcode
 import pytest
-import salt.channel.client
-import salt.exceptions
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="keys are made for root: run as root")
 
@@ -74,13 +72,10 @@ include: "{server}/etc/nsd/nsd.conf.d/*.conf"
 
 
 @pytest.fixture(scope="module")
-def published(fleet, salt):
+def published(fleet, salt, make_keys):
     """Both mail machines have made their key and put their records into the mine."""
     for name in HOSTS.values():
-        for state in salt(name, "state.show_low_sls", "mailsrv.genkeys"):
-            if state["fun"] == "key_present":
-                arguments = [f"{key}={state[key]}" for key in ("name", "public", "selector")]
-                salt(name, "state.single", "dkim.key_present", *arguments, "test=False")
+        make_keys(name)
     assert salt("mx*", "mine.update") == dict.fromkeys(HOSTS.values(), True)
 
 
@@ -199,33 +194,24 @@ def mx(name, host="mx.attacker.example."):
 
 
 @pytest.fixture
-def hostile(salt, minions):
+def send(ask_master):
+    """Send it to the mine in the name of a minion, with the keys of MX2: what that answers."""
+
+    def publish(name, listed):
+        return ask_master(MX2, cmd="_mine", id=name, data={"mailsrv.dns": listed})
+
+    return publish
+
+
+@pytest.fixture
+def hostile(salt, send):
     """A minion of ours that has been taken over: publish whatever `mine.send` can."""
 
     def publish(listed):
-        assert send(minions[MX2], MX2, listed) is True
+        assert send(MX2, listed) is True
 
     yield publish
     assert salt(MX2, "mine.update") is True
-
-
-class Forged(dict):
-    """What Salt's own client would send in its own name."""
-
-    def __setitem__(self, key, value):
-        if key != "id":
-            super().__setitem__(key, value)
-
-
-def send(minion, name, listed):
-    """Send it to the mine in the name of a minion, with the keys of another: what that answers."""
-    opts = dict(minion.config, master_uri=f"tcp://127.0.0.1:{minion.config['master_port']}")
-    with salt.channel.client.ReqChannel.factory(opts) as channel:
-        load = Forged(cmd="_mine", id=name, data={"mailsrv.dns": listed})
-        try:
-            return channel.send(load, timeout=120, tries=1)
-        except salt.exceptions.AuthenticationError as exc:  # the answer is for that other minion
-            return exc
 
 
 def test_a_machine_gets_nothing_that_is_not_its_own(apply, ask, hostile, owners):
@@ -267,11 +253,11 @@ def test_a_machine_gets_nothing_that_is_not_its_own(apply, ask, hostile, owners)
 
 
 @pytest.mark.usefixtures("apply")  # whose minion reads the mine
-def test_nobody_publishes_in_anothers_name(minions, salt):
+def test_nobody_publishes_in_anothers_name(send, salt):
     before = salt(NS1, "mine.get", MX1, "mailsrv.dns")
     own = salt(MX2, "mine.get", MX2, "mailsrv.dns")[MX2]
-    assert send(minions[MX2], MX2, own) is True  # in its own name it may
-    assert send(minions[MX2], MX1, {"example.com": [mx("example.com.")]}) is not True
+    assert send(MX2, own) is True  # in its own name it may
+    assert send(MX1, {"example.com": [mx("example.com.")]}) is not True
     assert salt(NS1, "mine.get", MX1, "mailsrv.dns") == before
     assert "example.com" in before[MX1]
 

@@ -175,6 +175,22 @@ def test_the_same_pillar_again_changes_nothing(fleet):
         assert fleet.fleet.highstate(machine.fqdn) == {}
 
 
+def test_drift_is_told_to_the_master_once_and_that_it_is_mended(fleet, each):
+    """What a machine says that was set up a moment ago, edited by hand, and mended by a run."""
+    tell = (each.fqdn, "drift.tell")
+    assert fleet.fleet.salt(*tell)["well"] is True
+    file = "/etc/mailname" if each is fleet.db1 else "/etc/smtpd.conf"
+    each.run(f"echo '# edited' >>{file}")
+    told = fleet.fleet.salt(*tell)
+    assert (told["told"], told["failures"], told["impossible"]) == ("now", [], False)
+    assert told["changes"]
+    assert fleet.fleet.salt(*tell) == {**told, "told": "before"}
+    assert "edited" in each.get(file)
+    assert {*told["changes"]} == {*fleet.fleet.highstate(each.fqdn)}
+    assert fleet.fleet.salt(*tell)["told"] == "now"
+    assert fleet.fleet.salt(*tell)["told"] == "before"
+
+
 def test_mail_of_cron_reaches_the_person_outside_signed(lab, fleet, sink):
     envelope = came(sink, "Cron <root@web1>")
     assert (envelope.mail_from, envelope.rcpt_tos) == ("root@web1.fleet.example", [PERSON])

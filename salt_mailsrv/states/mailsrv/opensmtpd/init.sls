@@ -203,4 +203,14 @@ mailsrv-{{ daemon }}-stays-away:
     - name: {{ facts.cron }}/mailsrv-{{ daemon }}
 {%- endif %}
 {%- endfor %}
+{%- if opts["file_client"] != "local" %}
+
+# Last: keys, certificates and addresses are then what they will be.
+mailsrv-opensmtpd-mined:
+  mailsrv.mined:
+    - name: {{ facts.kept }}/mined.json
+    - order: last
+    - require:
+      - daemon: mailsrv-opensmtpd-service
+{%- endif %}
 {%- endif %}

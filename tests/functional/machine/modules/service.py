@@ -8,7 +8,12 @@ def __virtual__():
 
 
 def get_all():
-    return __opts__["machine"]["services"]
+    """Those that a test lists, or that stand in a file while it goes on."""
+    services = __opts__["machine"]["services"]
+    if isinstance(services, str):
+        with open(services, encoding="ascii") as file:
+            return file.read().split()
+    return services
 
 
 def status(name, sig=None):

@@ -1,0 +1,11 @@
+# For a machine that lives by what others publish: a backup MX. For a DNS server it is mailsrv.nsd
+# instead, for a satellite mailsrv.satellite; docs/fleet.md#what-runs-by-itself.
+
+schedule:
+  mailsrv-follow:
+    function: state.apply
+    args: [mailsrv.opensmtpd]
+    kwargs: {queue: True}
+    hours: 1
+    splay: 600
+    run_on_start: False
