@@ -10,6 +10,8 @@ import os
 import shutil
 from contextlib import contextmanager, suppress
 
+import pytest
+
 from image import CACHE, turn
 from server import PILLAR, Server
 from spy import Spy
@@ -30,6 +32,15 @@ RECIPES = {
         "",
     ),
 }
+
+#: For a test, or for all of a file, that is run with a server of each system.
+everywhere = pytest.mark.parametrize(
+    "server",
+    ["one", "two", "bsd"],
+    ids=["bookworm", "trixie", "freebsd"],
+    indirect=True,
+    scope="session",
+)
 
 
 @contextmanager

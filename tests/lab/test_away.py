@@ -3,9 +3,10 @@
 import pytest
 
 from server import parsed, signed_by
+from stock import everywhere
 from wire import until
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, everywhere]
 
 SUBJECT = "Abwesend, bis übermorgen"
 TEXT = 'Grüße!\n.\n..\ntext:\n"${subject}" \\ /* */ 👩‍💻\n--\n\tZoë'
@@ -17,6 +18,7 @@ def absent(server):
     """A server where three are away: one now, one was, one will be."""
     server.domain = domain = server.pillar["domains"][0]
     server.away = away = f"away@{domain}"
+    server.scripts = f"{server.facts['dovecot']['directory']}/sieve/vacation"
     other = next(iter(server.accounts))
     terms = {
         away: {"until": "2099-12-31", "subject": SUBJECT},
@@ -36,7 +38,7 @@ def absent(server):
     server.accounts = dict(server.pillar["accounts"])
     for name in server.salt("mailsrv.leftovers").keys() & terms.keys():
         server.salt("mailsrv.purge", name)
-    assert server.machine.run(["ls", "/etc/dovecot/sieve/vacation"]).stdout == ""
+    assert server.machine.run(["ls", server.scripts]).stdout == ""
 
 
 @pytest.fixture
@@ -125,7 +127,7 @@ def test_the_accounts_own_filter_goes_on(absent, answered, script, folder, reque
     with absent.managesieve(away) as sieve:
         if request.node.callspec.id.endswith("broken"):  # ManageSieve would not take it
             sieve.put("mine", "keep;")
-            home = f"/var/vmail/{absent.domain}/away"
+            home = f"{absent.facts['vmail']['home']}/{absent.domain}/away"
             absent.machine.put(f"{home}/sieve/mine.sieve", script)
         else:
             sieve.put("mine", script)
@@ -145,13 +147,13 @@ def test_the_accounts_own_filter_goes_on(absent, answered, script, folder, reque
 
 def test_who_is_back_is_no_longer_answered_for(absent, answered, sink):
     """It comes last: afterwards nobody is there any more."""
-    directory = "/etc/dovecot/sieve/vacation"
-    assert f"{absent.away}.svbin" in absent.machine.run(["ls", directory]).stdout
+    listing = ["ls", absent.scripts]
+    assert f"{absent.away}.svbin" in absent.machine.run(listing).stdout
     accounts = [{"address": absent.away, "password": "a pass"}]
     with absent.having(accounts=accounts) as changed:
         assert "mailsrv-dovecot-vacations" in changed
         assert "mailsrv-dovecot-service" not in changed
-        assert absent.machine.run(["ls", directory]).stdout == ""
+        assert absent.machine.run(listing).stdout == ""
         writer, sent = answered(absent.away), len(sink.messages)
         absent.idle()
         assert answered.answers(writer)[writer] == []
