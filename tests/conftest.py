@@ -44,7 +44,7 @@ LONG = {
     **{"dying bookworm": 250, "dying trixie": 250, "signers bookworm": 200, "signers trixie": 200},
     **{"odd_mail bookworm": 180, "odd_mail trixie": 180, "restore": 180, "rotation": 180},
     **{"mail": 150, "attacks bookworm": 100, "attacks trixie": 100, "accounts bookworm": 100},
-    "freebsd": 200,
+    "freebsd": 400,
     **{"learning bookworm": 150, "learning trixie": 150},
     **{"bans bookworm": 120, "bans trixie": 120},
     **{"acme trixie": 450, "acme bookworm": 150, "watch bookworm": 100, "watch trixie": 100},
@@ -76,7 +76,7 @@ def share(nodeid):
     name = Path(file).stem.removeprefix("test_")
     if name in ("master", "nsd", "roll"):
         return "master"
-    release = re.search(r"\[(bookworm|trixie|freebsd)", test)
+    release = re.search(r"[\[-](bookworm|trixie|freebsd)\b", test)
     if not release or "/lab/" not in file:
         return name
     # There is one machine that is shaped like FreeBSD.

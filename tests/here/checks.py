@@ -8,6 +8,7 @@ filter stays what it is; a run that would change something is not made.
 import email
 import email.policy
 import imaplib
+import json
 import os
 import poplib
 import pwd
@@ -15,6 +16,7 @@ import re
 import smtplib
 import socket
 import subprocess
+import urllib.request
 
 import dkim
 import pytest
@@ -181,22 +183,31 @@ def test_mail_of_a_local_program_comes_in(machine):
     machine.run(["mailq"])
 
 
-def test_spam_goes_to_junk(machine):
+def test_what_is_marked_as_spam_goes_to_junk(machine):
+    if machine.model["spam_filter"]:
+        pytest.skip("the spam filter takes off the marks of others")
     mail = machine.message(machine.account, X_Spam="yes")
     machine.deliver(mail, machine.account)
     assert machine.wait(mail, "Junk")
 
 
-def test_the_spam_filter_refuses_and_marks(machine, stranger):
+def test_the_spam_filter_looks_at_mail(machine):
     if not machine.model["spam_filter"]:
         pytest.skip("the pillar has no spam_filter")
-    mail = machine.message(machine.account, sender="somebody@example.org", text=GTUBE)
-    with pytest.raises(smtplib.SMTPDataError) as refused:
-        machine.deliver(mail, machine.account, stranger)
-    assert refused.value.smtp_code == 550
-    mail = machine.message(machine.account, sender="somebody@example.org")
-    machine.deliver(mail, machine.account, stranger)
+    mail = machine.message(machine.account)
+    machine.deliver(mail, machine.account)
     assert b"Authentication-Results: " in (machine.found(mail, "Junk") or [machine.wait(mail)])[0]
+
+
+def test_the_spam_filter_knows_spam(machine):
+    """Asked itself: what comes from this machine, it lets through."""
+    if not machine.model["spam_filter"]:
+        pytest.skip("the pillar has no spam_filter")
+    mail = machine.message(machine.account, text=GTUBE)
+    asked = urllib.request.Request("http://127.0.0.1:11333/checkv2", mail.as_bytes())
+    asked.add_header("IP", "192.0.2.1")
+    with urllib.request.urlopen(asked, timeout=30) as answer:
+        assert json.load(answer)["action"] == "reject"
 
 
 def test_the_log_tells_what_became_of_a_message(machine):
@@ -387,6 +398,9 @@ def test_daemons_that_are_killed_come_back_by_themselves(settled):
             150,
             f"{service} does not come back",
         )
+        if FREEBSD:
+            with open("/var/log/maillog", errors="replace") as log:
+                assert f"{service} had ended and is started again" in log.read()
     assert settled.highstate("test=True") == {}
 
 
@@ -408,6 +422,7 @@ def test_mail_comes_in_afterwards(machine, password):
 
 
 def test_nothing_is_left_behind(machine):
-    assert machine.tidy()
-    assert machine.tidy() == 0
+    assert any(machine.left())
+    machine.tidy()
+    assert not any(machine.left())
     assert NOWHERE not in machine.run(["smtpctl", "show", "queue"]).stdout

@@ -176,24 +176,19 @@ class Machine:
                     return text
         return None
 
+    def left(self):
+        """What is left of all that this run has sent, as doveadm-search(1) lists it."""
+        return self._doveadm("search")
+
     def tidy(self):
-        """Remove all that this run has sent; returns how much it was."""
-        with self.mailbox() as imap:
-            folders = [line.decode().rpartition(' "')[2].strip('"') for line in imap.list()[1]]
-            count = 0
-            for folder in {"INBOX", "Junk"} & {*folders, "INBOX"}:
-                if imap.select(folder)[0] != "OK":
-                    continue
-                found = imap.uid("SEARCH", "HEADER", MARK, self.run_id)[1][0].split()
-                found += imap.uid(
-                    *("SEARCH", "FROM", "MAILER-DAEMON", "SINCE", _yesterday()),
-                    *("BODY", self.run_id),
-                )[1][0].split()
-                for uid in {*found}:
-                    imap.uid("STORE", uid, "+FLAGS.SILENT", r"(\Deleted)")
-                    imap.uid("EXPUNGE", uid)  # not what the user has marked
-                count += len({*found})
-        return count
+        """Remove it."""
+        self._doveadm("expunge")
+
+    def _doveadm(self, verb):
+        ours = ("mailbox", "*", "header", MARK, self.run_id)
+        bounces = ("mailbox", "*", "from", "MAILER-DAEMON", "since", "2days", "body", self.run_id)
+        command = (self.facts["dovecot"]["doveadm"], verb, "-u", self.account)
+        return [self.run([*command, *query]).stdout for query in (ours, bounces)]
 
     def _chosen(self, account):
         """Who gets mail: the account of that name, or one that keeps what it gets."""

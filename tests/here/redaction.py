@@ -24,7 +24,7 @@ class Redactor:
         said |= names
         self._said = {text.lower(): word for text, word in said.items() if text}
         # The longest first: mail.example.com before example.com.
-        texts = sorted(map(re.escape, self._said), key=len, reverse=True)
+        texts = map(re.escape, sorted(filter(None, said), key=len, reverse=True))
         self._all = re.compile("|".join(texts) or r"\Z.", re.IGNORECASE)
 
     def __call__(self, text):

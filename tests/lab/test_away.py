@@ -75,12 +75,15 @@ def test_who_writes_is_answered_once_in_the_words_of_the_pillar(lab, absent, ans
     absent.deliver([away], sender=next(iter(writers)))
     found = answered.answers(*writers)
     assert [len(answers) for answers in found.values()] == [1, 1, 1]
+    # DKIMproxy gets what users and programs send; what Dovecot sends, it does not.
+    signer = absent.salt("mailsrv.here")["model"]["dkim"]["signer"]
+    signed = set() if signer == "dkimproxy" else {domain}
     for writer, (envelope,) in found.items():
         said = parsed(envelope.content)
         assert (said["From"], said["Subject"].split()) == (writers[writer], SUBJECT.split())
         assert said.get_content().replace("\r\n", "\n").rstrip("\n") == TEXT
         assert said["Auto-Submitted"].startswith("auto-replied")
-        assert signed_by(lab, envelope.content) == {domain}
+        assert signed_by(lab, envelope.content) == signed
     copies = [e for e in sink.messages if e.rcpt_tos == [f"copy@{ELSEWHERE}"]]
     assert len(copies) >= 4
 
@@ -125,7 +128,7 @@ OWN = 'require "vacation"; vacation :subject "mine" "my own";'
 def test_the_accounts_own_filter_goes_on(absent, answered, script, folder, request):
     away = absent.away
     with absent.managesieve(away) as sieve:
-        if request.node.callspec.id.endswith("broken"):  # ManageSieve would not take it
+        if "broken" in request.node.callspec.id:  # ManageSieve would not take it
             sieve.put("mine", "keep;")
             home = f"{absent.facts['vmail']['home']}/{absent.domain}/away"
             absent.machine.put(f"{home}/sieve/mine.sieve", script)
