@@ -8,7 +8,7 @@ import pytest
 from server import CHECKOUT
 from stock import everywhere
 
-pytestmark = [pytest.mark.lab, everywhere]
+pytestmark = pytest.mark.lab
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +26,7 @@ def looked(server):
     return server
 
 
+@everywhere
 def test_all_of_it_holds_and_the_report_tells_nothing(looked):
     server, user = looked, next(iter(looked.accounts))
     before = {name: server.mailboxes(name) for name in server.accounts}
@@ -44,6 +45,7 @@ def test_all_of_it_holds_and_the_report_tells_nothing(looked):
     assert server.highstate() == {}
 
 
+@pytest.mark.parametrize("server", ["bsd"], ids=["freebsd"], indirect=True, scope="session")
 def test_what_does_not_hold_is_told(looked):
     server = looked
     passwords = f"{server.facts['dovecot']['directory']}/dovecot-passwd"
