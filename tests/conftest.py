@@ -22,6 +22,8 @@ from image import DAEMONS, missing, within
 sys.meta_path[:] = [finder for finder in sys.meta_path if hasattr(finder, "find_spec")]
 
 TESTS = Path(__file__).parent
+# It looks at the server of this very machine, by ./run-tests tests/here alone.
+collect_ignore = ["here"]
 
 # Where the core is. Behind all others: our dkim.py must not stand for dkimpy's.
 sys.path.append(str(TESTS.parent / "salt_mailsrv/_modules"))
@@ -42,7 +44,7 @@ LONG = {
     **{"dying bookworm": 250, "dying trixie": 250, "signers bookworm": 200, "signers trixie": 200},
     **{"odd_mail bookworm": 180, "odd_mail trixie": 180, "restore": 180, "rotation": 180},
     **{"mail": 150, "attacks bookworm": 100, "attacks trixie": 100, "accounts bookworm": 100},
-    "freebsd": 200,
+    "freebsd": 400,
     **{"learning bookworm": 150, "learning trixie": 150},
     **{"bans bookworm": 120, "bans trixie": 120},
     **{"acme trixie": 450, "acme bookworm": 150, "watch bookworm": 100, "watch trixie": 100},
@@ -53,7 +55,11 @@ LONG = {
     **{"relay bookworm": 150, "relay trixie": 150, "relay": 60},
     **{"search": 90, "clients": 90, "backup_mx": 180},
     **{"looking_back bookworm": 60, "looking_back trixie": 60},
-    **{f"{name} {suite}": 60 for name in ("away", "addresses", "newsletter") for suite in DAEMONS},
+    **{
+        f"{name} {suite}": 60
+        for name in ("away", "addresses", "newsletter", "run_here")
+        for suite in DAEMONS
+    },
     **{"peers bookworm": 90, "peers trixie": 90},
     **{"old_server bookworm": 120, "old_server trixie": 170},
 }
@@ -65,13 +71,16 @@ AGAIN = {
 
 
 def share(nodeid):
-    """What one process runs: the tests of a file, in the lab those of each Debian apart."""
+    """What one process runs: the tests of a file, in the lab those of each system apart."""
     file, _, test = nodeid.partition("::")
     name = Path(file).stem.removeprefix("test_")
     if name in ("master", "nsd", "roll", "by_itself", "recipients"):
         return "master"
-    release = re.search(r"\[(bookworm|trixie)", test)
-    return f"{name} {release[1]}" if release and "/lab/" in file else name
+    release = re.search(r"[\[-](bookworm|trixie|freebsd)\b", test)
+    if not release or "/lab/" not in file:
+        return name
+    # There is one machine that is shaped like FreeBSD.
+    return "freebsd" if release[1] == "freebsd" else f"{name} {release[1]}"
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest looks for what is marked

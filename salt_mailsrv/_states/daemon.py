@@ -378,6 +378,8 @@ def _process(name, pidfile, unit):
             number = int(unit["MainPID"])
         elif pidfile:
             number = int(content(pidfile) or 0)
+        elif __grains__["kernel"] == "FreeBSD":
+            number = _of_script(name)
         else:
             return [0, 0] if __salt__["service.status"](name) else None
         process = psutil.Process(number) if number else None
@@ -385,9 +387,21 @@ def _process(name, pidfile, unit):
             return None
         started = _started(process)
         # Another process may have the number of one that is gone.
-        if unit or started < os.stat(pidfile).st_mtime + TICK:
+        if unit or not pidfile or started < os.stat(pidfile).st_mtime + TICK:
             return [number, started]
     return None
+
+
+def _of_script(name):
+    """The process ID that a service's script of rc(8) finds by the command line; 0: none."""
+    said = _run(["service", name, "onestatus"]).stdout
+    found = re.search(r" is running as pid ([\d ]+)", said)
+    parents = {}
+    for number in map(int, found[1].split() if found else ()):
+        with contextlib.suppress(psutil.Error):
+            parents[number] = psutil.Process(number).ppid()
+    # Those that it has forked are called the same.
+    return next((number for number in parents if parents[number] not in parents), 0)
 
 
 def _started(process):

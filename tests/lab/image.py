@@ -74,7 +74,9 @@ for name in doveadm doveconf dovecot-sysreport sievec sieve-dump sieve-filter si
     rspamd rspamadm rspamc; do
     mv /usr/bin/$name {WAITING}/
 done
-ln -s ../local/bin/doveconf /usr/bin/  # where Debian's Dovecot looks for it
+for name in doveadm doveconf; do  # where Debian's Dovecot looks for them
+    ln -s ../local/bin/$name /usr/bin/
+done
 mv /usr/libexec/opensmtpd {WAITING}/
 ln -s ../local/libexec/opensmtpd /usr/libexec/  # and where Debian's smtpd looks for filters
 for name in dovecot rspamd; do

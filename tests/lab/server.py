@@ -1,8 +1,8 @@
 """A machine of the lab that `./bootstrap` made a mail server of, and its users' mail clients."""
 
-import base64
 import email
 import email.policy
+import functools
 import hashlib
 import imaplib
 import json
@@ -19,6 +19,7 @@ import dns.message
 import dns.query
 import yaml
 
+from managesieve import ManageSieve
 from wire import until
 
 CHECKOUT = "/srv/salt-mailsrv"
@@ -62,6 +63,11 @@ class Server:
         self.accounts = dict(self.pillar["accounts"])
         self.publish()
 
+    @functools.cached_property
+    def facts(self):
+        """What the formula knows of its system: paths, users, names of services."""
+        return self.salt("mailsrv.here")["facts"]
+
     @property
     def pillar_file(self):
         """Where the pillar stands on the machine."""
@@ -92,7 +98,9 @@ class Server:
     def _run_with(self, accounts, settings):
         """Run with these accounts and settings, and with the word for accounts that go."""
         settings = {**self.pillar.get("mailsrv", {}), **settings}
-        standing = self.machine.get("/etc/dovecot/dovecot-passwd").splitlines()[1:]
+        standing = self.machine.get(
+            f"{self.facts['dovecot']['directory']}/dovecot-passwd"
+        ).splitlines()[1:]
         kept = {entry[0] if isinstance(entry, list) else entry["address"] for entry in accounts}
         if gone := {line.partition(":")[0] for line in standing} - kept:
             settings["removes"] = len(gone)
@@ -216,7 +224,9 @@ class Server:
 
     def managesieve(self, address):
         """A ManageSieve session, logged in."""
-        return ManageSieve(self._connect_plain(4190), address, self.accounts[address])
+        sieve = ManageSieve(self._connect_plain(4190), _TLS, address, self.accounts[address])
+        assert '"SASL" ""' in sieve.greeting, "a password is taken before TLS"
+        return sieve
 
     def fetch(self, address, subject, folder="INBOX"):
         """All messages with that subject there, as bytes."""
@@ -264,49 +274,6 @@ def _send(smtp, sender, recipients, headers, text):
     lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in head.items())
     smtp.sendmail(sender, recipients, f"{lines}\r\n{text}")
     return subject
-
-
-class ManageSieve:
-    """The little of RFC 5804 that a test needs, under TLS."""
-
-    def __init__(self, connection, address, password):
-        self._wire = connection.makefile("rwb")
-        assert '"SASL" ""' in self._answer(), "a password is taken before TLS"
-        self._ask("STARTTLS")
-        self.secured = _TLS.wrap_socket(connection)
-        self._wire = self.secured.makefile("rwb")
-        self._answer()
-        secret = base64.b64encode(f"\0{address}\0{password}".encode()).decode()
-        self._ask(f'AUTHENTICATE "PLAIN" "{secret}"')
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self._wire.close()
-
-    def put(self, name, script):
-        """Store the script and make it the active one."""
-        self._ask(f'PUTSCRIPT "{name}" {{{len(script)}+}}\r\n{script}')
-        self._ask(f'SETACTIVE "{name}"')
-
-    def remove(self, name):
-        """Remove a script that is not the active one."""
-        self._ask(f'DELETESCRIPT "{name}"')
-
-    def _ask(self, command):
-        self._wire.write(f"{command}\r\n".encode())
-        self._wire.flush()
-        return self._answer()
-
-    def _answer(self):
-        lines = []
-        while not (lines and lines[-1].startswith(("OK", "NO", "BYE"))):
-            lines.append(self._wire.readline().decode())
-        if literal := re.search(r"\{(\d+)\}\r\n$", lines[-1]):
-            lines[-1] += self._wire.read(int(literal[1]) + 2).decode()
-        assert lines[-1].startswith("OK"), lines
-        return "".join(lines)
 
 
 def arrived(sink, *subjects):

@@ -10,6 +10,8 @@ import os
 import shutil
 from contextlib import contextmanager, suppress
 
+import pytest
+
 from image import CACHE, turn
 from server import PILLAR, Server
 from spy import Spy
@@ -17,7 +19,11 @@ from wire import NAME
 
 STOCK = CACHE / "stock"
 RUN = STOCK / os.environ.get("PYTEST_XDIST_TESTRUNUID", NAME)
-ACCOUNTS = [["kim@bsd.example", "kim's pass #1"], ["mia@tre.example", "p:ss {w}rd %u"]]
+ACCOUNTS = [
+    ["kim@bsd.example", "kim's pass #1"],
+    ["lea@bsd.example", "lea pass"],
+    ["mia@tre.example", "p:ss {w}rd %u"],
+]
 # Debian 12 with a pillar of two domains; Debian 13 as bootstrap makes it from the example, where
 # another mail server gives way; and what is shaped like FreeBSD.
 RECIPES = {
@@ -30,6 +36,15 @@ RECIPES = {
         "",
     ),
 }
+
+#: For a test, or for all of a file, that is run with a server of each system.
+everywhere = pytest.mark.parametrize(
+    "server",
+    ["one", "two", "bsd"],
+    ids=["bookworm", "trixie", "freebsd"],
+    indirect=True,
+    scope="session",
+)
 
 
 @contextmanager

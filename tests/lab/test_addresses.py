@@ -5,8 +5,9 @@ import smtplib
 import pytest
 
 from server import arrived, parsed, signed_by
+from stock import everywhere
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, everywhere]
 
 SOMEBODY, OUTSIDE = "somebody@elsewhere.example", "pattern@elsewhere.example"
 
@@ -72,7 +73,7 @@ def test_each_target_of_a_pattern_gets_a_message_once(moved, sink):
 
 def test_explain_has_the_rule_of_the_pattern(moved):
     told = moved.salt("mailsrv.explain", f"sales-7@{moved.domain}")
-    rules = moved.machine.get("/etc/smtpd.conf").splitlines()
+    rules = moved.machine.get(moved.facts["opensmtpd"]["config"]).splitlines()
     assert told["rule"] in rules
     assert told["delivered to"] == moved.users
 
