@@ -15,6 +15,7 @@ import uuid
 import _mailsrv_banned as banned
 import _mailsrv_checking as checking
 import _mailsrv_disk as disk
+import _mailsrv_dnssec as signed
 import _mailsrv_learning as learning
 import _mailsrv_leaving as leaving
 import _mailsrv_peer as peers
@@ -245,7 +246,8 @@ def dns(domain=None, skip=None):
             }
             for name, kind in questions
         }
-        result[home] = costs.findings(home, wanted[home], live) or "ok"
+        found = costs.findings(home, wanted[home], live)
+        result[home] = [*found, *signed.findings(wanted[home], live)] or "ok"
     needs = {finding["need"] for found in result.values() if found != "ok" for finding in found}
     __context__["retcode"] = 1 if "required" in needs else 0
     return result
