@@ -449,10 +449,11 @@ def _round_trip(address, facts):
 
 def _signatures(address, model, facts):
     """Hand a message from each domain to the signer, as smtpd(8) does with mail that leaves."""
-    key = talking.mark_key(facts)
-    published = _public_keys(__salt__["mailsrv.signing"]())
+    key, listed = talking.mark_key(facts), __salt__["mailsrv.signing"]()
+    published = _public_keys(listed)
     port = 10027 if model["dkim"]["signer"] == "dkimproxy" else 25
     subjects = {domain: f"mailcheck {uuid.uuid4()}" for domain in model["domains"]}
+    by = keys.signs_for(model["domains"], listed)
     with smtplib.SMTP(HOST, port, timeout=TIMEOUT) as smtp:
         for domain, subject in subjects.items():
             smtp.sendmail(
@@ -462,11 +463,11 @@ def _signatures(address, model, facts):
     faults = [
         f"{domain}: {fault}"
         for domain, subject in subjects.items()
-        if (fault := signature.fault(received[subject], domain, published))
+        if (fault := signature.fault(received[subject], by[domain], published))
     ]
     if faults:
         raise CommandExecutionError("; ".join(faults))
-    return f"verified for {', '.join(subjects)}"
+    return signature.said(by)
 
 
 def _public_keys(listed):
