@@ -308,6 +308,17 @@ def test_a_signed_zone_is_validated_at_both_name_servers(servers, ds):
     assert "DNSSEC" not in json.dumps(call(ns1, "mailcheck.dns"))
 
 
+@pytest.mark.usefixtures("ds")
+def test_a_configuration_that_is_none_for_the_signer_is_refused(servers):
+    fleet, ns1 = servers.fleet, servers.ns1
+    config = "/etc/knot/mailsrv.conf"
+    low = fleet.salt(ns1.fqdn, "state.show_low_sls", "mailsrv.nsd")
+    (check,) = [chunk["check_cmd"] for chunk in low if chunk["name"] == config]
+    for text, refused in (("nonsense: [\n", True), (ns1.get(config), False)):
+        ns1.put("/root/candidate", text)
+        assert bool(ns1.run(f"{check} /root/candidate", check=False).returncode) == refused
+
+
 def test_the_keys_are_readable_by_the_signer_alone(servers, ds):
     top = "/var/lib/mailsrv-signer"
     ns1 = servers.ns1
