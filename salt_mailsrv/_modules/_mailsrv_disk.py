@@ -106,6 +106,11 @@ def size(name, within=None):
     return total
 
 
+def links(paths):
+    """Those of the paths that are links, or lead through one."""
+    return {path for path in paths if os.path.realpath(path) != path}
+
+
 def bytes_in(path):
     """The bytes of a file, or of all files below a directory."""
     return size(path) if os.path.isdir(path) else os.lstat(path).st_size

@@ -75,6 +75,7 @@ class Here:
                     disk.policies(known["web"]["files"]) if "web" in known else ()
                 ),
                 "backup_for": self._standing(f"{known['directory']}/backup/known"),
+                "signing": [*self._standing(f"{known['dkim']['directory']}/domains")],
             },
         }
 

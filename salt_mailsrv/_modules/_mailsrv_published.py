@@ -31,8 +31,9 @@ def rotation(model, keep, functions):
             for selector, since in found["retired"].items()
         }
         for domain in key["domains"]:
-            said = result[domain][key["algorithm"]] = {"signs": found["signing"] or "nothing"}
-            if found["signing"] != key["selector"]:
+            signs = found["signing"] if domain in found["domains"] else ""
+            said = result[domain][key["algorithm"]] = {"signs": signs or "nothing"}
+            if signs != key["selector"]:
                 name = f"{key['selector']}._domainkey.{domain}"
                 said["next"] = key["selector"]
                 said["waits for"] = _lacking(key, found, name, functions) or ["the next run"]

@@ -218,6 +218,26 @@ def next_stage(known, wanted, lacking, now, keep, revoked=(), waits=False):
     return keys.next_stage(known, wanted, lacking, now, keep, revoked, waits)
 
 
+def signs_for(domains, listed):
+    """
+    Whose signature mail of each domain has: its own; of one that is new, while its record is
+    awaited, that of the nearest domain above it, or else of the first one that is signed.
+
+    domains
+        All domains.
+
+    listed
+        The keys that sign, as :func:`mailsrv.signing` returns them.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call dkim.signs_for '[a.example, b.example]' '[{"domains": [a.example]}]'
+    """
+    return keys.signs_for(domains, listed)
+
+
 def _load(private):
     _library()
     for read in (RSA.import_key, ECC.import_key):

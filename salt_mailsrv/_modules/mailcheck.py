@@ -15,6 +15,7 @@ import uuid
 import _mailsrv_banned as banned
 import _mailsrv_checking as checking
 import _mailsrv_disk as disk
+import _mailsrv_dnssec as signed
 import _mailsrv_learning as learning
 import _mailsrv_leaving as leaving
 import _mailsrv_peer as peers
@@ -245,7 +246,8 @@ def dns(domain=None, skip=None):
             }
             for name, kind in questions
         }
-        result[home] = costs.findings(home, wanted[home], live) or "ok"
+        found = costs.findings(home, wanted[home], live)
+        result[home] = [*found, *signed.findings(wanted[home], live)] or "ok"
     needs = {finding["need"] for found in result.values() if found != "ok" for finding in found}
     __context__["retcode"] = 1 if "required" in needs else 0
     return result
@@ -447,10 +449,11 @@ def _round_trip(address, facts):
 
 def _signatures(address, model, facts):
     """Hand a message from each domain to the signer, as smtpd(8) does with mail that leaves."""
-    key = talking.mark_key(facts)
-    published = _public_keys(__salt__["mailsrv.signing"]())
+    key, listed = talking.mark_key(facts), __salt__["mailsrv.signing"]()
+    published = _public_keys(listed)
     port = 10027 if model["dkim"]["signer"] == "dkimproxy" else 25
     subjects = {domain: f"mailcheck {uuid.uuid4()}" for domain in model["domains"]}
+    by = keys.signs_for(model["domains"], listed)
     with smtplib.SMTP(HOST, port, timeout=TIMEOUT) as smtp:
         for domain, subject in subjects.items():
             smtp.sendmail(
@@ -460,11 +463,11 @@ def _signatures(address, model, facts):
     faults = [
         f"{domain}: {fault}"
         for domain, subject in subjects.items()
-        if (fault := signature.fault(received[subject], domain, published))
+        if (fault := signature.fault(received[subject], by[domain], published))
     ]
     if faults:
         raise CommandExecutionError("; ".join(faults))
-    return f"verified for {', '.join(subjects)}"
+    return signature.said(by)
 
 
 def _public_keys(listed):

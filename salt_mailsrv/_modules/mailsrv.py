@@ -537,11 +537,11 @@ def backup_paths():
     paths, left = _pillar_paths(), {}
     if "satellite" in settings:
         backup.satellite(valid(*known.satellite()), facts, paths, left)
-    if "domains" in settings or "satellite" not in settings:
+    if "nsd" in settings and "nsd" in facts:
+        backup.nameserver(facts, paths)
+    if "domains" in settings or not {"satellite", "nsd"} & settings.keys():
         model = _model()
-        links = {
-            path for path in model["tls"]["sources"].values() if os.path.realpath(path) != path
-        }
+        links = disk.links(model["tls"]["sources"].values())
         backup.server(model, facts, links, paths, left)
     there = {path: why for path, why in paths.items() if os.path.lexists(path)}
     return {

@@ -13,11 +13,12 @@ import time
 
 import _mailsrv_disk as disk
 import _mailsrv_nsd as whole
+import _mailsrv_signer as signer
 from _mailsrv import nameserving, published, records
 from _mailsrv.faults import show
 from _mailsrv.names import related
 from _mailsrv_here import Here
-from salt.exceptions import SaltException
+from salt.exceptions import CommandExecutionError, SaltException
 
 __virtualname__ = "nsd"
 
@@ -41,7 +42,9 @@ def plan():
     what it publishes without owning it, of which nothing is served; ``primary`` and
     ``secondaries``, the addresses of the other name servers, of whom zones come or to whom they go;
     ``check``, the command that looks at NSD's whole configuration with another file in the place of
-    ours.
+    ours; ``signed``, whether what is made here goes through the signer, and so does ``kept``;
+    ``notify``, where that one tells NSD of a new zone; ``told``, what to know of zones that are to
+    be signed no more, and ``staying``, why they are.
 
     A secondary makes no zones: it serves every domain of ``mailsrv:nsd:machines``.
 
@@ -64,13 +67,66 @@ def plan():
         except whole.Unusable as exc:
             faults = [str(exc)]
     found = {"made": {}, "refused": {}, "kept": [], "served": [], "foreign": {}, "check": ""}
-    found |= {"faults": faults, "primary": settings["primary"]}
-    found["secondaries"] = settings["secondaries"]
-    if not faults:
+    found |= {"faults": faults, "primary": settings["primary"], "signed": settings["dnssec"]}
+    found |= {"secondaries": settings["secondaries"], "notify": "", "told": "", "staying": []}
+    if not faults and not settings["dnssec"]:
+        found |= _staying(facts["nsd"]["signer"], settings)
+    if not found["faults"]:
+        signed = found["signed"]
+        found["notify"] = signer.address(facts["nsd"]["whole"]) if signed else ""
         check = [sys.executable, "-I", whole.__file__, facts["nsd"]["whole"]]
         found["check"] = shlex.join([*check, facts["nsd"]["config"]])
-        found |= _zones(settings, others, facts["nsd"]["directory"])
+        own, knot = facts["nsd"]["directory"], facts["nsd"]["signer"]
+        signing = signed or os.path.exists(knot["config"])  # or it was, until now
+        place = knot["zones"] if signed else own
+        found |= _zones(settings, others, place, own, signing)
     return found
+
+
+def ds(domain=None):
+    """
+    The DS records of the zones that are signed here (``mailsrv:nsd:dnssec``), to be given to the
+    registrar of each domain, and what the parent has of them.
+
+    domain
+        One of the domains. Absent: all of them.
+
+    Returns by domain ``ds``, the records, values as in a zone file; ``parent``, those that the
+    parent zone has; ``says``, a sentence, and ``ok`` where nothing is to be done. The exit status
+    is 1 where nobody who validates finds a domain. Raises ``CommandExecutionError`` where nothing
+    is signed here, and for a domain that is not served.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call nsd.ds
+        salt-call nsd.ds example.com --out=json
+    """
+    found = plan()
+    if found["faults"]:
+        raise CommandExecutionError("\n".join(found["faults"]))
+    if not found["signed"]:
+        raise CommandExecutionError(
+            "nsd.ds: nothing is signed here; mailsrv:nsd:dnssec is for the first name server"
+        )
+    if domain is not None and domain not in found["served"]:
+        raise CommandExecutionError(f"nsd.ds: {show(domain)} is not served here")
+    facts = Here(__salt__, __context__, __opts__, __grains__, __pillar__).facts()
+    port = facts["nsd"]["signer"]["port"]
+    names = found["served"] if domain is None else [domain]
+    result = {name: signer.ds(name, port) for name in names}
+    __context__["retcode"] = int(any(answer.pop("fault") for answer in result.values()))
+    return result
+
+
+def _staying(facts, settings):
+    """What was signed and is to be so no more stays signed until nobody relies on it."""
+    domains = [domain for owned in settings["machines"].values() for domain in owned]
+    known = signer.staying(facts, domains)
+    if settings["primary"]:  # what it gets as a secondary is in the place of what it signed
+        return {"faults": known["faults"] or [known["told"]] * known["stays"]}
+    return {"signed": known["stays"], "staying": known["faults"], "told": known["told"]}
 
 
 def _owners(known):
@@ -91,7 +147,7 @@ def _mine(target, kind):
     return found if isinstance(found, dict) else {}
 
 
-def _zones(settings, others, directory):
+def _zones(settings, others, directory, before, signing):
     made, refused, kept, foreign = {}, {}, [], {}
     for minion, owned in settings["machines"].items():
         # Each is asked for apart: no machine keeps another's records from being read.
@@ -102,7 +158,10 @@ def _zones(settings, others, directory):
                 kept.append(domain)
                 continue
             zone, fault = "", ""
-            standing = disk.text(os.path.join(directory, f"{domain}.zone"))
+            standing = here = disk.text(os.path.join(directory, f"{domain}.zone"))
+            if not here and directory != before:  # it is to be signed from now on
+                standing = disk.text(os.path.join(before, f"{domain}.zone"))
+                standing = standing if standing.startswith(f"; {COMMENT}") else ""
             if near:
                 fault = f"{domain}: NSD has a zone {near} of your own here; remove one of them"
             elif not isinstance(found, dict) or domain not in found:
@@ -111,7 +170,7 @@ def _zones(settings, others, directory):
                     "docs/fleet.md#dns-of-all-machines, or remove it from mailsrv:nsd:machines"
                 )
             else:
-                zone, fault = _zone(domain, found[domain], settings, standing)
+                zone, fault = _zone(domain, found[domain], settings, standing, signing)
             if not fault:
                 made[domain] = zone
                 continue
@@ -119,6 +178,8 @@ def _zones(settings, others, directory):
             # Where the administrator has this very zone, NSD would not start with two of them.
             if (standing or settings["primary"]) and near != domain:
                 kept.append(domain)
+                if standing != here:
+                    made[domain] = standing
         beside = found.keys() - {*owned} if isinstance(found, dict) else ()
         if beside:
             names = sorted(beside, key=str)[:SHOWN]
@@ -127,11 +188,11 @@ def _zones(settings, others, directory):
                 f"{minion} publishes {', '.join(map(show, names))}{more}, which "
                 "mailsrv:nsd:machines does not give it: nothing of that is served"
             )
-    served = sorted([*made, *kept])
+    served = sorted({*made, *kept})
     return {"made": made, "refused": refused, "kept": kept, "served": served, "foreign": foreign}
 
 
-def _zone(domain, listed, settings, standing):
+def _zone(domain, listed, settings, standing, signing):
     """The zone file, or why there is none; its serial stays where nothing else changes."""
     servers = settings["nameservers"]
     entries, fault = published.entries(domain, listed, servers, settings["addresses"])
@@ -145,6 +206,9 @@ def _zone(domain, listed, settings, standing):
     serial = int(found[1]) if found else 0
     if serial and numbered(serial) == standing:
         return standing, ""
+    if signing and not standing.startswith(f"; {COMMENT}"):
+        # NSD may serve what is newer: what was signed, or what it has had as a secondary.
+        serial = max(serial, signer.serial(domain))
     # The quarter of an hour counts: a name server that was made anew is not behind the others.
     now = time.gmtime()
     today = int(time.strftime("%Y%m%d", now)) * 100 + now.tm_hour * 4 + now.tm_min // 15

@@ -188,15 +188,25 @@ def signing(
         known = _known(source) if source else {}
         if source and not known:
             ret["warnings"] = [f"{source} was empty, as after a power cut: {selector} signs"]
+            waits = False
+        # Before there were new ones that wait, all domains were signed.
+        before = known.get("domains", domains) if known.get("signing") else []
+        before = [domain for domain in domains if domain in before]
         lacking = []
         if known.get("signing", "" if waits else selector) != selector:
-            lacking = _lacking(os.path.join(directory, f"{selector}.private"), selector, domains)
+            lacking = _lacking(directory, selector, before or domains)
         step = __salt__["dkim.next_stage"](
             known, selector, lacking, int(time.time()), keep, list(revoked), waits
         )
         # A key that stops signing in this very run is deleted by a later one: its signer still
         # reads it until it has restarted.
         over, ret["comment"] = step.pop("over"), step.pop("says")
+        step["domains"], awaited = _signed(directory, step["signing"], domains, before)
+        ret["comment"] += "".join(
+            f"; mail of {domain} is signed as another domain until DNS shows its record: "
+            + "; ".join(why)
+            for domain, why in awaited.items()
+        )
         over = [
             path for s in over if os.path.exists(path := os.path.join(directory, f"{s}.private"))
         ]
@@ -205,6 +215,8 @@ def signing(
         behind = _behind(directory, os.path.dirname(source or name), others, owner, bare)
         if step["signing"] != known.get("signing", ""):
             changes["signing"] = {"old": known.get("signing", ""), "new": step["signing"]}
+        if before and step["domains"] != before:
+            changes["domains"] = {"old": before, "new": step["domains"]}
         if over:
             changes["deleted"] = over
         if behind:
@@ -228,11 +240,15 @@ def signing(
     return ret
 
 
-def remembered(name, used):
+def remembered(name, used, domains=None):
     """
     What is remembered of keys that no mail is signed with now is forgotten.
 
     It will not be true when an algorithm that is off, or another signer, returns.
+
+    domains
+        A file for the domains whose mail is signed by RSA now. While there is one, a new domain
+        waits for its record. Default: none.
 
     name
         The directory of the keys.
@@ -248,7 +264,21 @@ def remembered(name, used):
     """
     ret = {"name": name, "result": True, "changes": {}, "comment": "nothing is left of others"}
     found = glob.glob(os.path.join(glob.escape(name), "**", "*.signing"), recursive=True)
-    return delete(ret, {*found} - {*used}, __opts__["test"])
+    ret = delete(ret, {*found} - {*used}, __opts__["test"])
+    try:
+        known = [_known(path) for path in used if path.endswith("/rsa.signing") and content(path)]
+        signed = {d: s["signing"] for s in known if s.get("signing") for d in s.get("domains", ())}
+        text = json.dumps(signed, sort_keys=True)
+        # Where nothing was made yet, in test mode, there is nothing to say.
+        if not domains or not ret["result"] or not signed or content(domains) == f"{text}\n":
+            return ret
+        ret["changes"]["domains"] = [*signed]
+        if __opts__["test"]:
+            return ret | {"result": None}
+        _write(domains, text, *READABLE)
+    except (CommandExecutionError, OSError) as exc:
+        ret.update(result=False, comment=f"{name}: {exc}")
+    return ret
 
 
 def _known(path):
@@ -261,8 +291,24 @@ def _known(path):
         ) from None
 
 
-def _lacking(path, selector, domains):
+def _signed(directory, selector, domains, before):
+    """
+    The domains whose mail is signed under a selector; and by domain why another one is not yet. One
+    that is new waits for its record, unless nothing else would be signed.
+    """
+    if not selector or not before:
+        return [*domains] if selector else [], {}
+    awaited = {
+        domain: why
+        for domain in domains
+        if domain not in before and (why := _lacking(directory, selector, [domain]))
+    }
+    return [domain for domain in domains if domain not in awaited], awaited
+
+
+def _lacking(directory, selector, domains):
     """Why the record of a key cannot be relied on yet, a sentence for each server that lacks it."""
+    path = os.path.join(directory, f"{selector}.private")
     private = content(path)
     if private is None:
         return [f"{path} is not there yet"]  # in test mode it would be made by the state before

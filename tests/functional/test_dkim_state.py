@@ -386,7 +386,7 @@ def test_who_changes_the_signer_in_the_middle_of_it_goes_on_where_it_stood(signs
     shared = key.parent.with_name("shared") / key.name
     made(shared, "s1")
     made(shared, "s2")
-    stage = {"signing": "s1", "retired": {}}
+    stage = {"signing": "s1", "retired": {}, "domains": ["example.com"]}
     shared.with_name("rsa.signing").write_text(json.dumps(stage))
     made(key, "s2")
     signs.lacking = ["not yet"]
@@ -409,3 +409,86 @@ def test_a_file_that_is_damaged_is_named_and_left_as_it_is(signs, made, key):
     assert ret["result"] is False
     assert ret["comment"].startswith(f"{signs.name}: ")
     assert signs.name.read_text() == "{"
+
+
+# A new domain
+
+
+def stage(signs):
+    return json.loads(signs.name.read_text())
+
+
+def test_a_new_domain_of_a_key_of_all_is_signed_when_its_record_is_there(signs, made, key):
+    made(key, "s1")
+    signs()
+    both = ["new.example", "example.com"]
+    signs.lacking = ["ns1 still lacks it"]
+    ret = signs(domains=both)
+    assert (ret["result"], ret["changes"]) == (True, {})
+    assert ret["comment"] == (
+        "s1 signs; mail of new.example is signed as another domain until DNS shows its record: "
+        "ns1 still lacks it"
+    )
+    assert {name for name, *_ in signs.asked} == {"s1._domainkey.new.example"}
+    # It keeps no other from getting its next key.
+    made(key, "s2")
+    signs.lacking = []
+    signs.asked.clear()
+    assert signs("s2", domains=both, test=True)["comment"] == "s2 signs now, after s1"
+    assert signs.asked[0][0] == "s2._domainkey.example.com"
+    ret = signs(domains=both, test=True)
+    assert ret["changes"]["domains"] == {"old": ["example.com"], "new": both}
+    assert stage(signs)["domains"] == ["example.com"]
+    assert signs(domains=both)["result"] is True
+    assert stage(signs)["domains"] == both
+    assert signs(domains=both)["changes"] == {}
+    # Who comes back waits again; where nobody else is signed, nobody waits.
+    signs(domains=["example.com"])
+    signs.lacking = ["ns1 still lacks it"]
+    assert "domains" not in signs(domains=both)["changes"]
+    assert signs(domains=["only.example"])["result"] is True
+    assert stage(signs)["domains"] == ["only.example"]
+
+
+def test_a_new_domain_with_a_key_of_its_own_waits_as_well(signs, made, key):
+    made(key, "s1")
+    signs.lacking = ["ns1 still lacks it"]
+    assert signs(waits=True)["comment"] == "nothing signs, s1 waits: ns1 still lacks it"
+    assert stage(signs) == {"signing": "", "retired": {}, "domains": []}
+    assert signs(waits=True)["changes"] == {}
+    signs.lacking = []
+    assert signs(waits=True)["changes"]["signing"] == {"old": "", "new": "s1"}
+    assert stage(signs)["domains"] == ["example.com"]
+    # Nobody waits where nothing else is signed any more.
+    signs.name.write_text('{"signing": "", "retired": {}, "domains": []}')
+    signs.lacking = ["ns1 still lacks it"]
+    assert signs(waits=False)["changes"]["signing"] == {"old": "", "new": "s1"}
+
+
+def test_a_domain_that_was_signed_before_there_were_new_ones_goes_on(signs, made, key):
+    made(key, "s1")
+    signs.lacking = ["ns1 still lacks it"]
+    both = ["example.com", "example.org"]
+    signs.name.write_text('{"signing": "s1", "retired": {}}\n')
+    assert signs(domains=both, waits=True)["changes"] == {"file": str(signs.name)}
+    assert stage(signs)["domains"] == both
+    signs.name.write_text("")  # a power cut
+    assert signs(domains=both, waits=True)["warnings"]
+    assert stage(signs) == {"signing": "s1", "retired": {}, "domains": both}
+
+
+def test_the_domains_that_are_signed_are_noted_for_the_next_run(minion, signs, made, key):
+    made(key, "s1")
+    file = key.with_name("domains")
+    arguments = {"used": [str(signs.name)], "domains": str(file)}
+    top = str(key.parent)
+    noted = {t: minion().state_function("dkim.remembered", t) for t in (True, False)}
+    assert noted[True](top, **arguments)["changes"] == {}
+    signs()
+    assert noted[True](top, **arguments)["result"] is None
+    assert not file.exists()
+    assert noted[False](top, **arguments)["changes"] == {"domains": ["example.com"]}
+    assert json.loads(file.read_text()) == {"example.com": "s1"}
+    assert noted[False](top, **arguments)["changes"] == {}
+    signs.name.write_text("{")
+    assert noted[False](top, **arguments)["result"] is False

@@ -22,7 +22,7 @@ FOR_CODE = {
     *("mailsrv.here", "mailsrv.version", "mailsrv.certificate", "mailsrv.figures"),
     *("mailbox.stock", "mailbox.replaced", "mailbox.stranded"),
     *("dkim.public_key", "dkim.algorithm", "dkim.bare", "dkim.txt", "dkim.record"),
-    "dkim.next_stage",
+    *("dkim.next_stage", "dkim.signs_for"),
     *("mailcheck.notify", "backup_mx.recipients", "drift.tell"),
 }
 FILES = {

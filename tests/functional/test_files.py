@@ -246,6 +246,33 @@ def test_dkimsign_is_a_filter_for_each_algorithm_that_dns_shows(minion, system):
         assert options.endswith(f"/{selector}.private -d example.com -d test.com")
 
 
+@pytest.mark.parametrize("signer", ["dkimsign", "rspamd", "dkimproxy"])
+def test_mail_of_a_domain_that_waits_for_its_record_is_signed_as_another(minion, signer):
+    machine = minion("Debian", "pillar.example", id=f"{signer} waits")
+    machine.sign(dkim={"signer": signer})
+    waits, signs = DOMAINS
+    step = {"signing": "", "retired": {}, "domains": []}
+    file = machine.at(f"/etc/mail/dkim/{waits}/rsa.signing")
+    if signer == "dkimsign":
+        step = {"signing": "mailsrv", "retired": {}, "domains": [signs]}
+        file = machine.at("/etc/mail/dkim/rsa.signing")
+    file.write_text(json.dumps(step))
+    at = machine.files(dkim={"signer": signer})
+    files = {os.path.basename(name): text for name, text in at.items()}
+    if signer == "dkimsign":
+        (command,) = guard.Rules(files["guard.json"]).signers
+        assert command[-2:] == ["-d", signs]
+        assert waits not in command
+    elif signer == "dkimproxy":
+        by = {line.split()[0]: line for line in entries(files["keyfiles"])}
+        assert all(f" d={signs}, s=mailsrv, key=" in line for line in by.values())
+        assert {waits, signs, f"user1{waits}"} <= by.keys()
+    else:
+        section = files["rspamd.conf"].partition("dkim_signing {")[2].partition("\n}")[0]
+        assert waits not in section
+        assert f'return domain or "{signs}"' in section
+
+
 CONF = {"Debian": "/etc/smtpd.conf", "FreeBSD": "/usr/local/etc/mail/smtpd.conf"}
 
 

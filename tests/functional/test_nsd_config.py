@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import _mailsrv_nsd as whole
+import _mailsrv_signer as signer
 import pytest
 
 OURS = "zone:\n\tname: example.com\n\tzonefile: /var/lib/nsd/mailsrv/example.com.zone\n"
@@ -166,3 +167,21 @@ def test_a_secret_in_the_wrong_place_is_not_said(nsd, text):
     said = nsd.check(text)
     assert said.startswith("TOP/nsd.conf: ")
     assert SECRET not in said
+
+
+@pytest.mark.parametrize(
+    ("server", "told"),
+    [
+        ("", "127.0.0.1"),
+        ("ip-address: 192.0.2.53", "192.0.2.53"),
+        ("ip-address: 192.0.2.53@5353", "192.0.2.53@5353"),
+        ("ip-address: 2001:db8::53", "2001:db8::53"),
+        ("ip-address: 0.0.0.0", "127.0.0.1"),
+        ("ip-address: 0.0.0.0\n\tip-address: ::0", "127.0.0.1"),
+        ("ip-address: eth0\n\tip-address: 192.0.2.53", "192.0.2.53"),
+        ("nonsense", "127.0.0.1"),
+    ],
+)
+def test_the_signer_knows_where_nsd_listens(nsd, server, told):
+    nsd.write("nsd.conf", f"server:\n\t{server}\n")
+    assert signer.address(nsd.whole) == told

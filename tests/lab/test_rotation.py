@@ -110,6 +110,44 @@ def rotation(one, name_servers, sink):
     one.publish()
 
 
+NEW = "joe@due.example"
+
+
+def joins(rotation, **dkim):
+    """A domain that comes later is signed as the first one until its record is there."""
+    server, before = rotation.server, rotation.server.pillar
+    server.pillar = {
+        **before,
+        "domains": [*before["domains"], "due.example"],
+        "accounts": [*before["accounts"], [NEW, "joe's pass"]],
+    }
+    server.accounts[NEW] = "joe's pass"
+    try:
+        assert rotation.run(**dkim)[0] == set()
+        assert signed_as(rotation) == {"one.example"}
+        said = server.salt("mailcheck.run")["DKIM signatures"]
+        assert said.startswith("WARNING: verified for one.example, uno.example; signed as another ")
+        assert "due.example as one.example" in said
+        stage = server.salt("mailsrv.rotation")["due.example"]["rsa"]
+        assert (stage["signs"], stage["next"]) == ("nothing", dkim["selector"])
+        rotation.publish(domains=["due.example"])
+        rotation.run(**dkim)
+        until(lambda: signed_as(rotation) == {"due.example"}, 30, "it is not signed")
+        said = server.salt("mailcheck.run")["DKIM signatures"]
+        assert said == "ok: verified for one.example, uno.example, due.example"
+        assert rotation.run(**dkim) == (set(), [])
+    finally:
+        server.pillar = before
+
+
+def signed_as(rotation):
+    """The domains of the signatures of a message that is sent now from the new domain."""
+    rotation.signatures(NEW)
+    (envelope,) = arrived(rotation.sink, rotation.sent.pop())
+    found = signatures(rotation.server.lab, envelope.content, NS["ns1"])
+    return {name for name, verified in found if verified}
+
+
 def pair(selector):
     return {selector, f"{selector}-ed25519"}
 
@@ -170,6 +208,7 @@ def test_a_key_that_leaked_signs_no_more_and_its_record_says_so(rotation):
     rotation.run(**leaked)
     assert rotation.private_keys() == {"fresh"}
     assert rotation.run(**leaked) == (set(), [])
+    joins(rotation, **leaked)
 
 
 def test_where_each_domain_has_a_key_of_its_own_it_rotates_alone(rotation):
@@ -193,3 +232,4 @@ def test_where_each_domain_has_a_key_of_its_own_it_rotates_alone(rotation):
     rotation.publish()
     assert rotation.run(**dkim, selector="next")[0] == {"next"}
     assert rotation.signs({"next"}, eva)
+    joins(rotation, **dkim, selector="next")

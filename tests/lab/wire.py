@@ -24,6 +24,7 @@ import dns.message
 import dns.name
 import dns.query
 import dns.rcode
+import dns.rdatatype
 import dns.resolver
 
 from image import CACHE, within
@@ -279,8 +280,14 @@ class Gateway:
 
     def _answer(self, wire, ask):
         query = dns.message.from_wire(wire)
-        name = query.question[0].name
-        ours = [address for zone, address in self.zones.items() if name.is_subdomain(zone)]
+        name, kind = query.question[0].name, query.question[0].rdtype
+        # The innermost zone knows; but a DS record is the parent's.
+        above = [
+            zone
+            for zone in self.zones
+            if name.is_subdomain(zone) and (name, kind) != (zone, dns.rdatatype.DS)
+        ]
+        ours = [self.zones[zone] for zone in sorted(above, key=len, reverse=True)]
         for server in ours or self._upstream:
             with suppress(OSError, dns.exception.DNSException):
                 with inside(self.network if ours else self._host):

@@ -27,7 +27,14 @@ def system(family="Debian"):
 
 
 def facts(
-    family="Debian", today=TODAY, hostname="", accounts=(), blocked=(), policies=(), backup_for=()
+    family="Debian",
+    today=TODAY,
+    hostname="",
+    accounts=(),
+    blocked=(),
+    policies=(),
+    backup_for=(),
+    signing=(),
 ):
     """The same, with the date and what stands on the machine from the last run."""
     return {
@@ -42,6 +49,7 @@ def facts(
             "blocked": dict(blocked),
             "policies": withdrawing.standing(policies),
             "backup_for": dict(backup_for),
+            "signing": [*signing],
         },
     }
 

@@ -141,3 +141,9 @@ def test_a_machine_that_is_both_keeps_both(machine, put):
         "/etc/mail/satellite.password",
         "/etc/mail/srs.conf",
     ]
+
+
+def test_a_name_server_that_signs_keeps_its_keys(machine, put):
+    put("var/lib/mailsrv-signer/keys/data.mdb", "var/lib/mailsrv-signer/journal/data.mdb")
+    paths, left = machine({"nsd": {"machines": {"mx1": ["example.com"]}}}, domains=())
+    assert ([*paths], left) == (["/var/lib/mailsrv-signer/keys"], {})

@@ -1,5 +1,6 @@
 """_mailsrv.keys: the keys that sign, their files, and the life of one: made, shown in DNS, over."""
 
+import json
 import re
 
 import pytest
@@ -263,26 +264,35 @@ KEY = {
     "selector": "s2",
     "waits": False,
     "revoked": ["s0"],
+    "domains": ["a.example", "b.example"],
 }
 
 
 def test_before_the_first_run_a_key_signs_if_it_does_not_wait():
     for nothing in ("", "\n", "\0" * 512):
-        assert keys.stage(KEY, nothing) == {"signing": "s2", "retired": {}}
-        assert keys.stage({**KEY, "waits": True}, nothing) == {"signing": "", "retired": {}}
+        stage = {"signing": "s2", "retired": {}, "domains": KEY["domains"]}
+        assert keys.stage(KEY, nothing) == stage
+        waits = {"signing": "", "retired": {}, "domains": []}
+        assert keys.stage({**KEY, "waits": True}, nothing) == waits
 
 
 def test_what_was_remembered_is_the_stage_of_a_key():
     assert keys.stage(KEY, '{"signing": "s1", "retired": {"s0": 5}}\n') == {
         "signing": "s1",
         "retired": {"s0": 5},
+        "domains": KEY["domains"],
     }
+    stage = {"signing": "s1", "retired": {}, "domains": ["b.example"]}
+    assert keys.stage(KEY, json.dumps(stage)) == stage
     with pytest.raises(ValueError, match="Expecting value"):
         keys.stage(KEY, "s1")
 
 
 def test_the_key_that_signs_has_files_of_its_own():
-    (found,) = keys.signing([KEY, KEY], [S1, {"signing": "", "retired": {}}])
+    s1, nothing = ({"signing": s, "retired": {}, "domains": ["b.example"]} for s in ("s1", ""))
+    nobody = {"signing": "s1", "retired": {}, "domains": ["c.example"]}
+    (found,) = keys.signing([KEY] * 3, [s1, nothing, nobody])
+    assert found["domains"] == ["b.example"]
     assert (found["selector"], found["private"], found["public"], found["bare"]) == (
         "s1",
         "/k/s1.private",
@@ -301,3 +311,31 @@ def test_dns_shows_the_next_key_the_one_that_signs_and_the_previous_ones_once_ea
 def test_the_selectors_of_a_directory_are_those_of_its_public_keys():
     listing = ["s2.public", "s2.private", "a.b-1.public", "x.public~", "S.public", ".public", "s"]
     assert keys.selectors(listing) == ["a.b-1", "s2"]
+
+
+def test_mail_of_a_new_domain_is_signed_as_the_one_above_or_the_first_one():
+    listed = [{"domains": ["b.example", "c.example"]}, {"domains": ["c.example"]}]
+    domains = ["new.example", "a.c.example", "b.example", "c.example"]
+    assert keys.signs_for(domains, listed) == {
+        "new.example": "b.example",
+        "a.c.example": "c.example",
+        "b.example": "b.example",
+        "c.example": "c.example",
+    }
+    assert keys.signs_for(["a.example"], []) == {"a.example": "a.example"}
+
+
+@pytest.mark.parametrize(
+    ("signer", "waiting"),
+    [("rspamd", ["b.example"]), ("dkimproxy", ["b.example"]), ("dkimsign", [])],
+)
+def test_a_domain_waits_where_another_one_signs(signer, waiting):
+    def waits(*signing):
+        mailsrv = {"dkim": {"signer": signer}}
+        given = {"domains": ["a.example", "b.example"], "mailsrv": mailsrv}
+        found = model(given, signing=signing)["dkim"]["keys"]
+        return [domain for key in found if key["waits"] for domain in key["domains"]]
+
+    assert waits() == []  # the first run
+    assert waits("a.example") == waiting
+    assert waits("gone.example") == []

@@ -88,6 +88,7 @@ def test_a_name_server_needs_nothing_of_a_mail_server():
         "nameservers": ["ns1.example.net"],
         "addresses": {},
         "tsig": False,
+        "dnssec": False,
         "primary": [],
         "secondaries": [],
     }
@@ -149,6 +150,11 @@ def test_name_servers_of_one_pillar_know_their_place(fqdn, minion, primary, seco
             {"nameservers": [{"ns1.example.net": None, "x": 1}]},
             "nameservers: \"{'ns1.example.net': None, 'x': 1}\" is not a host name; ",
         ),
+        ({"dnssec": "yes"}, "dnssec: 'yes' is no switch; write true or false"),
+        (
+            {"dnssec": True, "machines": {"mx1": ["example.com", "a.example.com"]}},
+            "dnssec: a.example.com lies in example.com, which has no DS record of it, so nobody ",
+        ),
         ({"machines": {}}, "machines: is missing; say who may publish what, like "),
         ({"machines": {"mx*": ["example.com"]}}, "machines: 'mx*' is not the id of a minion; "),
         ({"machines": {"mx1,mx2": []}}, "machines: 'mx1,mx2' is not the id of a minion; "),
@@ -172,6 +178,14 @@ def test_a_name_server_that_cannot_be_made_says_why(nsd, sentence):
     (fault,) = nameserver("ns1.example.net", "ns1", **given)
     assert fault.startswith(f"mailsrv:nsd:{sentence}")
     assert "hunter2" not in fault
+
+
+def test_the_first_name_server_signs_and_no_other():
+    given = {"machines": MACHINES, "nameservers": SERVERS, "tsig": TSIG, "dnssec": True}
+    assert nameserver("ns1.example.net", "ns1.example.net", **given)["dnssec"] is True
+    assert nameserver("ns2.example.net", "ns2.example.net", **given)["dnssec"] is False
+    alone = {"machines": MACHINES, "dnssec": True}
+    assert nameserver("ns1.example.net", **alone)["dnssec"] is True
 
 
 def test_a_machine_may_have_a_zone_within_its_own():

@@ -29,6 +29,7 @@ def plan(loader, known, tmp_path):
         "directory": str(tmp_path),
         "whole": str(tmp_path / "nsd.conf"),
         "config": str(tmp_path / "nsd.conf.d/mailsrv.conf"),
+        "signer": {"config": str(tmp_path / "knot.conf"), "zones": str(tmp_path / "signer")},
     }
 
     def of(mine, servers=SERVERS, machines=None):

@@ -41,6 +41,13 @@ def server(model, facts, links, paths, left):
     left[facts["guard"]["state"]] = "how much each account has sent of late: it counts anew"
 
 
+def nameserver(facts, paths):
+    """Of a machine that serves the zones of others, where it signs them."""
+    paths[f"{facts['nsd']['signer']['directory']}/keys"] = (
+        "the DNSSEC keys of the DS records: with others, nobody who validates finds the domains"
+    )
+
+
 def satellite(model, facts, paths, left):
     """Of a machine that only sends."""
     for kind in ("password", "hash"):

@@ -128,6 +128,7 @@ def _keys_of(algorithm, suffix, dkim, domains, facts):
     # The 2015 formula's keys, adopted where they are published under the selector that is wanted.
     seed = facts["dkim"]["seed_key"] if selector == facts["dkim"]["seed_selector"] else ""
     bare = (algorithm, signer) == ("ed25519", "rspamd")
+    others = {*facts["standing"]["signing"]} & {*domains}
     return [
         {
             "domains": signed,
@@ -136,15 +137,15 @@ def _keys_of(algorithm, suffix, dkim, domains, facts):
             **files(directory, selector, bare),
             "adopt": [
                 *([seed.format(domain=signed[0])] if seed and signed else []),
-                *(files(other, selector, bare)["private"] for other in others),
+                *(files(other, selector, bare)["private"] for other in elsewhere),
             ],
             "signing": f"{directory}/{algorithm}.signing",
-            "adopt_signing": [f"{other}/{algorithm}.signing" for other in others],
-            # RSA signs from the first message on, there is nothing else; Ed25519 when DNS has it.
-            "waits": algorithm != "rsa",
+            "adopt_signing": [f"{other}/{algorithm}.signing" for other in elsewhere],
+            # RSA signs from the first message on where there is nothing else.
+            "waits": algorithm != "rsa" or bool(others - {*signed}),
             "revoked": [f"{name}{suffix}" for name in dkim["revoked"]],
         }
-        for signed, directory, others in own
+        for signed, directory, elsewhere in own
     ]
 
 
@@ -175,20 +176,44 @@ def named(key, selector):
 def stage(key, remembered):
     """
     How far a key is: ``signing``, the selector that signs (empty: none does), and ``retired``, when
-    others stopped, in seconds since 1970.
+    others stopped, in seconds since 1970; ``domains``, those whose mail it signs, of which one that
+    is new is none until DNS shows its record.
 
     `remembered` is what the state ``dkim.signing`` wrote, text; ValueError where it is none of it.
     """
     text = remembered.strip("\0\n ")  # what a power cut may leave
     if not text:
-        return {"signing": "" if key["waits"] else key["selector"], "retired": {}}
-    return json.loads(text)
+        signs = not key["waits"]
+        found = {"signing": key["selector"] if signs else "", "retired": {}}
+        return found | {"domains": key["domains"] if signs else []}
+    return {"domains": key["domains"], **json.loads(text)}
 
 
 def signing(keys, stages):
-    """The keys that mail is signed with now, of those of a model; `stages` as :func:`stage`."""
-    found = zip(keys, stages, strict=True)
-    return [named(key, stage["signing"]) for key, stage in found if stage["signing"]]
+    """
+    The keys that mail is signed with now, of those of a model, each with the domains that it signs
+    for; `stages` as :func:`stage`.
+    """
+    return [
+        named(key, stage["signing"]) | {"domains": domains}
+        for key, stage in zip(keys, stages, strict=True)
+        if stage["signing"]
+        and (domains := [domain for domain in key["domains"] if domain in stage["domains"]])
+    ]
+
+
+def signs_for(domains, listed):
+    """
+    By domain the one whose signature its mail has: its own; while its record is awaited, that of
+    the nearest domain above it, or else of the first one. `listed` as :func:`signing` returns it.
+    """
+    signed = [domain for domain in domains if any(domain in key["domains"] for key in listed)]
+
+    def nearest(domain):
+        above = [other for other in signed if f".{domain}".endswith(f".{other}")]
+        return max(above, key=len, default=(signed or domains)[0])
+
+    return {domain: nearest(domain) for domain in domains}
 
 
 def shown(key, stage):

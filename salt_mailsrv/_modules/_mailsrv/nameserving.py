@@ -8,9 +8,9 @@ import binascii
 import ipaddress
 
 from _mailsrv import names, owning
-from _mailsrv.faults import kind_of, listed, section, show, shown_key
+from _mailsrv.faults import kind_of, listed, section, show, shown_key, switch
 
-KEYS = {"nsd": ("machines", "nameservers", "tsig")}
+KEYS = {"nsd": ("machines", "nameservers", "tsig", "dnssec")}
 PATH = "mailsrv:nsd"
 SHAPE = "{mx1.example.net: [example.com]}"
 
@@ -21,7 +21,7 @@ def read(settings, faults):
     """
     What the section says: ``machines``, the domains of each minion; ``nameservers``, their names,
     the primary first; ``addresses``, those of each name server that has some there; ``tsig``,
-    whether there is a secret.
+    whether there is a secret; ``dnssec``, whether the zones are to be signed.
     """
     given = section(settings, "nsd", KEYS["nsd"], PATH, faults)
     nameservers, addresses = _nameservers(given.get("nameservers"), faults)
@@ -30,13 +30,15 @@ def read(settings, faults):
         "nameservers": nameservers,
         "addresses": addresses,
         "tsig": _tsig(given.get("tsig"), faults),
+        "dnssec": switch(given, "dnssec", f"{PATH}:dnssec", faults),
     }
 
 
 def serve(settings, fqdn, minion, faults):
     """
     What it means for the machine of that name and minion id: the same, and ``primary`` and
-    ``secondaries``, the addresses of the other side: of whom the zones come, to whom they go.
+    ``secondaries``, the addresses of the other side: of whom the zones come, to whom they go. A
+    secondary signs nothing.
     """
     found = read(settings, faults)
     if not faults and not found["machines"]:
@@ -48,6 +50,8 @@ def serve(settings, fqdn, minion, faults):
             f"{PATH}:nameservers: is missing, and this machine's own name, {fqdn}, is none; "
             "list host names, e.g. [ns1.example.net]"
         )
+    if found["dnssec"]:
+        faults += _inner(found["machines"])
     addresses = found["addresses"]
     first, others = found["nameservers"][:1], found["nameservers"][1:]
     known = [name for name in (names.domain(minion), names.domain(fqdn)) if name in addresses]
@@ -72,8 +76,20 @@ def serve(settings, fqdn, minion, faults):
     elif known[0] == first[0]:
         found["secondaries"] = [a for name in others for a in addresses.get(name, ())]
     else:
-        found["primary"] = addresses[first[0]]
+        found |= {"primary": addresses[first[0]], "dnssec": False}
     return found
+
+
+def _inner(machines):
+    """Zones within another one, which would have to vouch for them with a DS record."""
+    domains = {domain for owned in machines.values() for domain in owned}
+    for domain in sorted(domains):
+        above = next((other for other in domains if domain.endswith(f".{other}")), None)
+        if above:
+            yield (
+                f"{PATH}:dnssec: {domain} lies in {above}, which has no DS record of it, so nobody "
+                "who validates would find it; take one of them out of machines, or leave dnssec out"
+            )
 
 
 def ownership(mined, target):

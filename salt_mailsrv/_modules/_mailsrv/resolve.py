@@ -103,6 +103,28 @@ def told(questions):
         return dict(zip(questions, pool.map(asked, questions), strict=True))
 
 
+def servers(name):
+    """
+    The zone of a name, and the addresses of its authoritative servers by what these are called.
+    Raises ``LookupError`` where the system's resolver does not tell.
+    """
+    if resolver is None:
+        raise LookupError(MISSING)
+    try:
+        local = resolver.Resolver(RESOLV_CONF)
+    except (exception.DNSException, ValueError) as exc:
+        raise LookupError(_words(exc)) from None
+    zone, found, fault = _servers(name, local, time.monotonic() + DNS_PATIENCE)
+    if fault:
+        raise LookupError(f"the resolver {fault}")
+    return zone, {server: address for server, address in found.items() if address}
+
+
+def exchange(name, kind, address):
+    """The answer of a server, a message of dnspython, with the signatures of what is in it."""
+    return query.tcp(message.make_query(name, kind, want_dnssec=True), address, RESOLVER_TIMEOUT)
+
+
 def _followed(question, answers, steps):
     """The answers to a question by server: in place of an alias those of its target's servers."""
     result = {}

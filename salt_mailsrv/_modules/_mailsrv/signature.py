@@ -48,6 +48,20 @@ def fault(message, domain, keys, where="on the disk"):
     return ""
 
 
+def said(by):
+    """What to say of signatures that are well: by domain the one that signs for it."""
+    own = [domain for domain, signer in by.items() if domain == signer]
+    waiting = {domain: signer for domain, signer in by.items() if domain != signer}
+    if not waiting:
+        return f"verified for {', '.join(own)}"
+    found = ", ".join(f"{domain} as {signer}" for domain, signer in waiting.items())
+    return (
+        f"WARNING: verified for {', '.join(own)}; signed as another domain, until DNS shows its "
+        f"record: {found}; publish what mailsrv.dns shows, then run the highstate "
+        "(mailsrv.rotation says what it waits for)"
+    )
+
+
 def _verify(data, signed, key):
     public, signature = base64.b64decode(key["p"]), base64.b64decode(signed["b"])
     if signed["a"] == "ed25519-sha256":  # RFC 8463

@@ -99,4 +99,5 @@ mailsrv-genkeys-signing-unused:
   dkim.remembered:
     - name: {{ facts.dkim.directory }}
     - used: {{ model.dkim["keys"] | map(attribute="signing") | list | json }}
+    - domains: {{ facts.dkim.directory }}/domains
 {%- endif %}
