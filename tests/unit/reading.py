@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 from _mailsrv import pillar, withdrawing
+from _mailsrv.moving import records
 from salt.modules import slsutil
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +28,14 @@ def system(family="Debian"):
 
 
 def facts(
-    family="Debian", today=TODAY, hostname="", accounts=(), blocked=(), policies=(), backup_for=()
+    family="Debian",
+    today=TODAY,
+    hostname="",
+    accounts=(),
+    blocked=(),
+    policies=(),
+    backup_for=(),
+    moving=(),
 ):
     """The same, with the date and what stands on the machine from the last run."""
     return {
@@ -42,6 +50,7 @@ def facts(
             "blocked": dict(blocked),
             "policies": withdrawing.standing(policies),
             "backup_for": dict(backup_for),
+            "moving": records(dict(moving)),
         },
     }
 
