@@ -1,6 +1,7 @@
 """
 Whether backup MXs do what they are for: on the primary, whether they know whom it has; on the
-backup, whether it knows its primaries, and can hand them their mail.
+backup, whether it knows its primaries, and can hand them their mail. And how far a domain is that
+moves, which ends with one machine handing mail to another, too.
 """
 
 import smtplib
@@ -34,7 +35,7 @@ def moves(move):
     How far a domain is that moves: a note. Raises ``CommandExecutionError`` where nobody gets at
     its mail, or only for as long as a run of ``mailsrv.move`` takes.
     """
-    domain, peer = move["domain"], move["peer"]
+    peer = move["peer"]
     if move["phase"] == "frozen":
         raise CommandExecutionError(
             f"nobody can log in, and mail waits, until it is on {peer}; where no salt-run "

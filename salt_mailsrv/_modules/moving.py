@@ -78,10 +78,11 @@ def noted(name, test=False):
     model, facts = _known()
     before = facts["standing"]["moving"]
     after = moving.noted(before, model["moves"])
-    if after == before and (after or not os.path.exists(name)):
-        return {}
-    if not test:
+    if not test and after:
         _write(name, after)
+    elif not test:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
     return {
         domain: after.get(domain, {}).get("phase", "no longer noted")
         for domain in sorted({*before, *after})
@@ -482,8 +483,9 @@ def _all_empty(move, facts):
         if said[-1:] != ["0"]:
             raise CommandExecutionError(
                 f"moving: {name} has mail here, {said[-1] if said else '?'} messages, which "
-                f"the copy of {move['peer']}'s would replace. Is this the right machine? If the mail "
-                f"is left over, remove the domain here, run the highstate and mailsrv.purge {name}"
+                f"the copy of {move['peer']}'s would replace. Is this the right machine? If the "
+                "mail is left over, remove the domain here, run the highstate and mailsrv.purge "
+                f"{name}"
             )
 
 

@@ -6,6 +6,10 @@ It runs on the master and asks the minions for all it knows; what they look at i
 ``mailsrv.lint``, ``mailcheck.run`` and ``mailcheck.peer`` say there.
 """
 
+import contextlib
+import fcntl
+import os
+import re
 import sys
 import time
 
@@ -132,7 +136,8 @@ def move(domain, port=24245, dns=None, test=False, **options):
             raise _Red("name the two minions, from=mx1.example.net to=mx2.example.net")
         if isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65536:
             raise _Red(f"port: {port!r} is none")
-        _Move(domain, options["from"], options["to"], port, told).run(dns, test)
+        with _alone(str(domain)):
+            _Move(domain, options["from"], options["to"], port, told).run(dns, test)
     except _Red as red:
         told["stopped"] = str(red)
     told["retcode"] = __context__["retcode"] = 1 if "stopped" in told else 0
@@ -284,6 +289,18 @@ def _words(said):
 def _progress(text):
     if sys.stderr.isatty():
         print(f"==> {text}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _alone(domain):
+    """No other run moves it."""
+    name = re.sub("[^a-z0-9.-]", "", domain.lower())
+    with open(os.path.join(__opts__["cachedir"], f"mailsrv.move.{name}"), "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _Red(f"{domain} is being moved already; wait for that") from None
+        yield
 
 
 class _Move:

@@ -114,7 +114,7 @@ def standing():
 def test_before_the_first_run_nothing_stands_on_the_machine(machine):
     policies = {"mode": "", "until": ""}
     nothing = {"hostname": "", "accounts": [], "blocked": {}, "policies": policies}
-    nothing["backup_for"] = {}
+    nothing |= {"backup_for": {}, "moving": {}}
     assert standing() == nothing
 
 
