@@ -16,7 +16,7 @@ FIRST = {"to": "here", "from": "waiting"}
 PHASES = {"to": ("here", "frozen", "gone"), "from": ("waiting", "here")}
 AWAY = ("gone", "waiting")
 PORT = 24245
-NOTED = ("way", "peer", "phase", "copied", "hostname", "certificate")
+NOTED = dict.fromkeys(("way", "peer", "phase", "hostname", "certificate"), str) | {"copied": bool}
 
 
 def read(settings, domains, hostname, standing, faults):
@@ -100,12 +100,16 @@ def _forgotten(domain, record):
 def records(given):
     """What a machine has noted, by domain; what is no such note is none."""
     found = given if isinstance(given, dict) else {}
-    return {
+    whole = {
         domain: {"copied": False, "hostname": "", "certificate": "", **record}
         for domain, record in found.items()
         if isinstance(record, dict)
-        and isinstance(record.get("peer"), str)
-        and record.get("phase") in PHASES.get(record.get("way"), ())
+    }
+    return {
+        domain: {key: record[key] for key in NOTED}
+        for domain, record in whole.items()
+        if all(isinstance(record.get(key), kind) for key, kind in NOTED.items())
+        and record["phase"] in PHASES.get(record["way"], ())
     }
 
 
