@@ -58,6 +58,8 @@ mailsrv-dovecot-passwd:
     - require:
       - pkg: mailsrv-dovecot-packages
       - mailsrv: mailsrv-genkeys-password-key
+      # Not even for a moment does somebody get in who may not.
+      - file: mailsrv-blocked
 {%- if model.removed %}
 
 mailsrv-dovecot-removed:
