@@ -53,8 +53,8 @@ def state(domain):
         salt-call moving.state example.org
     """
     model, _ = _known()
-    shown = __salt__["mailsrv.certificate"]()
-    return {**_move(model, domain), "host": model["hostname"], "shown": shown}
+    move = _move(model, domain)
+    return {**move, "host": model["hostname"], "shown": __salt__["mailsrv.certificate"]()}
 
 
 def noted(name, test=False):

@@ -327,7 +327,7 @@ class _Move:
             if self._there_is("waiting"):
                 self._copy_and_switch()
             self._leave()
-        self._apply(both, "state.highstate")
+            self._apply(both, "state.highstate")
         if dns:
             self._one(self._there, "mine.update")
             self._one(self._here, "mine.update")
