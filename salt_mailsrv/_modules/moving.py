@@ -304,8 +304,9 @@ def frozen(domain):
     """
     model, facts = _known()
     move = _move(model, domain, "to", "frozen")
-    blocked = disk.text(f"{facts['directory']}/blocked").split()
-    if not {*move["accounts"]} <= {*blocked}:
+    lines = disk.text(f"{facts['dovecot']['directory']}/dovecot-passwd").splitlines()
+    locked = {line.partition(":")[0] for line in lines if "}!" in line}
+    if not {*move["accounts"]} <= locked:
         raise CommandExecutionError("moving: its accounts can log in: run the highstate")
     if f"{domain} frozen\n" not in disk.text(f"{facts['directory']}/moving"):
         raise CommandExecutionError("moving: mail for it is delivered: run this again")

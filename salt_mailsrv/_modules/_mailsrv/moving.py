@@ -136,8 +136,6 @@ def apply(model, moves):
         accounts = of(model["accounts"], move["domain"])
         move["accounts"] = [account["address"] for account in accounts]
         move["recipients"] = known[move["domain"]]
-        if move["phase"] in ("frozen", "waiting"):
-            model["blocked"] = [*dict.fromkeys((*model["blocked"], *move["accounts"]))]
         if move["phase"] == "waiting":
             model["copied"] += accounts
         if move["phase"] == "gone":

@@ -33,7 +33,6 @@ mailsrv-moving:
     - name: {{ facts.kept }}/moving.json
     - require_in:
       - mailsrv: mailsrv-genkeys-password-key
-      - file: mailsrv-blocked
 
 # Who neither logs in nor sends: Dovecot and guard read it. Here for the same reason.
 mailsrv-blocked:
