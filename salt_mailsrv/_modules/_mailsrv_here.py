@@ -9,7 +9,7 @@ import os
 import time
 
 import _mailsrv_disk as disk
-from _mailsrv import backup_mx, names, pillar, satellites, withdrawing
+from _mailsrv import backup_mx, moving, names, pillar, satellites, withdrawing
 from salt.exceptions import CommandExecutionError
 
 CAP_NET_ADMIN = 12  # see capabilities(7)
@@ -76,6 +76,7 @@ class Here:
                 ),
                 "backup_for": self._standing(f"{known['directory']}/backup/known"),
                 "signing": [*self._standing(f"{known['dkim']['directory']}/domains")],
+                "moving": moving.records(self._standing(f"{known['kept']}/moving.json")),
             },
         }
 
@@ -162,7 +163,7 @@ class Here:
         return []
 
     def _standing(self, path):
-        """What the last run knew of those that this machine is a backup MX for."""
+        """What was noted for the next run, keys and values."""
         with contextlib.suppress(ValueError):
             found = json.loads(disk.text(path) or "{}")
             return found if isinstance(found, dict) else {}

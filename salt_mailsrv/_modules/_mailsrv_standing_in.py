@@ -1,6 +1,7 @@
 """
 Whether backup MXs do what they are for: on the primary, whether they know whom it has; on the
-backup, whether it knows its primaries, and can hand them their mail.
+backup, whether it knows its primaries, and can hand them their mail. And how far a domain is that
+moves, which ends with one machine handing mail to another, too.
 """
 
 import smtplib
@@ -20,11 +21,33 @@ def checks(model, facts, timeout):
         f"backup MX {backup['name']}": (stands_in, backup, model, timeout)
         for backup in model["backup"]
     }
+    for move in model["moves"]:
+        result[f"move of {move['domain']}"] = (moves, move)
     for primary in model["backup_for"]:
         ca = f"{facts['directory']}/backup/{primary['minion']}.pem"
         arguments = (primary, primary["certificate"] and ca, model["limits"], timeout)
         result[f"backup for {primary['minion']}"] = (hands_over, *arguments)
     return result
+
+
+def moves(move):
+    """
+    How far a domain is that moves: a note. Raises ``CommandExecutionError`` where nobody gets at
+    its mail, or only for as long as a run of ``mailsrv.move`` takes.
+    """
+    peer = move["peer"]
+    if move["phase"] == "frozen":
+        raise CommandExecutionError(
+            f"nobody can log in, and mail waits, until it is on {peer}; where no salt-run "
+            "mailsrv.move is running, run it again"
+        )
+    if move["phase"] == "waiting":
+        return f"it is still on {peer}; salt-run mailsrv.move brings it here"
+    if move["way"] == "from":
+        return f"it is here, having come from {peer}; mailsrv:moves_from has done its work"
+    if move["phase"] == "gone":
+        return f"mail that still comes is handed to {peer}"
+    return f"it is here still; salt-run mailsrv.move brings it to {peer}"
 
 
 def stands_in(backup, model, timeout):

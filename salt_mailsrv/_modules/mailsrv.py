@@ -338,8 +338,8 @@ def leftovers():
         salt-call mailsrv.leftovers
     """
     top = _known().facts()["vmail"]["home"]
-    accounts = {account["address"] for account in _model()["accounts"]}
-    result = {}
+    model, result = _model(), {}
+    accounts = {account["address"] for account in (*model["accounts"], *model["copied"])}
     for domain, user, directory in disk.mailboxes(top):
         address = f"{user}@{domain}"
         # A name that no account can have is nothing of ours.

@@ -1,18 +1,25 @@
 """
 Rolling out over several machines: one at first, then the others, and no further than the first one
-that is not well afterwards.
+that is not well afterwards. And moving a domain from one of them to another.
 
 It runs on the master and asks the minions for all it knows; what they look at is what
 ``mailsrv.lint``, ``mailcheck.run`` and ``mailcheck.peer`` say there.
 """
 
+import contextlib
+import fcntl
+import os
+import re
 import sys
+import time
 
 import salt.client
 
 __virtualname__ = "mailsrv"
 
 TIMEOUT = 60  # seconds until a machine is asked whether it still works at what it was given
+ROUNDS = 5  # of copying while both run, as long as each has half of the one before
+SHORT = 10  # seconds, of a round behind which the rest is little
 SILENT = {"ret": "no answer; look there: systemctl status salt-minion", "retcode": 1}
 
 
@@ -77,6 +84,60 @@ def roll(target, tgt_type="compound", canary=None, batch=1, test=False):
         told["machines"] |= dict.fromkeys({*machines} - {*waiting}, "nothing to do")
         for group in () if test else _batches(waiting, batch):
             _roll(group, machines, told)
+    except _Red as red:
+        told["stopped"] = str(red)
+    told["retcode"] = __context__["retcode"] = 1 if "stopped" in told else 0
+    return told
+
+
+def move(domain, port=24245, dns=None, test=False, **options):
+    """
+    Move a domain from one mail machine to another: mailboxes, with UIDs, flags, folders,
+    subscriptions and filters, while mail arrives and users work.
+
+    The pillar of the one has ``moves_to: {example.org: mx2}``, that of the other all that it shall
+    have of the domain, and ``moves_from: {example.org: mx1}``. Both are brought up to date by the
+    highstate. The mailboxes are copied until little is left; then nobody logs in and what comes
+    waits in the queue, the rest is copied and compared, and the domain is on the other machine. The
+    first one hands on what still comes there. A run that ends early leaves the domain where it was,
+    or says which machine has it, and the next run goes on from there.
+
+    domain
+        The domain.
+
+    from, to
+        The ids of the two minions.
+
+    port
+        Where the first machine is asked by the other one, by TLS. Default: 24245.
+
+    dns
+        The minions that serve the zones with NSD, a compound target: they are brought up to date in
+        the end. Default: none.
+
+    test
+        ``True``: go no further than to look at both machines.
+
+    Returns ``copied``, what each round of copying said; ``seconds without access``, for which no
+    user could log in; where it ended early, ``stopped`` says why and what to do. The ``retcode``,
+    and with it the exit status, is 1 then.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run mailsrv.move example.org from=mx1.example.net to=mx2.example.net test=True
+        salt-run mailsrv.move example.org from=mx1.example.net to=mx2.example.net dns='ns*'
+    """
+    told = {}
+    try:
+        options = {name: value for name, value in options.items() if not name.startswith("__")}
+        if options.keys() != {"from", "to"} or options["from"] == options["to"]:
+            raise _Red("name the two minions, from=mx1.example.net to=mx2.example.net")
+        if isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65536:
+            raise _Red(f"port: {port!r} is none")
+        with _alone(str(domain)):
+            _Move(domain, options["from"], options["to"], port, told).run(dns, test)
     except _Red as red:
         told["stopped"] = str(red)
     told["retcode"] = __context__["retcode"] = 1 if "stopped" in told else 0
@@ -228,3 +289,187 @@ def _words(said):
 def _progress(text):
     if sys.stderr.isatty():
         print(f"==> {text}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _alone(domain):
+    """No other run moves it."""
+    name = re.sub("[^a-z0-9.-]", "", domain.lower())
+    with open(os.path.join(__opts__["cachedir"], f"mailsrv.move.{name}"), "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _Red(f"{domain} is being moved already; wait for that") from None
+        yield
+
+
+class _Move:
+    """A domain between two machines; at no time do both have it."""
+
+    def __init__(self, domain, here, there, port, told):
+        self._domain, self._here, self._there = str(domain).lower(), here, there
+        self._port, self._told = port, told
+
+    def run(self, dns, test):
+        both = [self._here, self._there]
+        _answering(both, "list")
+        for function in "saltutil.sync_all", "saltutil.refresh_pillar":
+            kwarg = {"wait": True} if function.endswith("pillar") else None
+            _sound(_ask(both, function, kwarg=kwarg), {"machines": {}}, f"{function} failed")
+        self._look()
+        if test:
+            return
+        if self._phases() == ("gone", "here"):
+            self._told["moved"] = "before"
+        else:
+            self._apply(both, "state.highstate")
+            self._look()
+            if self._there_is("waiting"):
+                self._copy_and_switch()
+            self._leave()
+            self._apply(both, "state.highstate")
+        if dns:
+            self._one(self._there, "mine.update")
+            self._one(self._here, "mine.update")
+            _progress(f"the zones on {dns}")
+            answers = _ask(dns, "state.apply", ["mailsrv.nsd"], tgt_type="compound")
+            failed = {name: said for name, answer in answers.items() if (said := _failed(answer))}
+            if failed or not answers:
+                raise _Red(f"it has moved, and DNS does not say so yet: {failed or dns}")
+        self._told["phases"] = dict(zip(both, self._phases(), strict=True))
+
+    def _look(self):
+        """What both say of the domain; a reason not to begin is one for both."""
+        found = {}
+        for name in self._here, self._there:
+            found[name] = self._one(name, "moving.state", self._domain)
+        self._found = found
+        here, there = found[self._here], found[self._there]
+        if here["way"] != "to" or here["peer"] != self._there:
+            raise _Red(
+                f"{self._here}: its pillar needs moves_to: {{{self._domain}: {self._there}}}"
+            )
+        if there["way"] != "from" or there["peer"] != self._here:
+            raise _Red(
+                f"{self._there}: its pillar needs moves_from: {{{self._domain}: {self._here}}}"
+            )
+        if self._phases() == ("here", "here"):
+            raise _Red(
+                f"both have {self._domain}: {self._there} has taken it, and {self._here} does not "
+                "remember that it has given it away; what came there since is not copied by this. "
+                f"See docs/fleet.md"
+            )
+        if self._phases() == ("gone", "waiting"):
+            raise _Red(
+                f"{self._here} has given {self._domain} away, and {self._there} does not remember "
+                "that it has taken it; its mail waits. See docs/fleet.md"
+            )
+        self._told["mailboxes"] = len(here["accounts"])
+        for what, said in (("accounts", "no account"), ("recipients", "nobody")):
+            missing = sorted({*here[what]} - {*there[what]})
+            if missing:
+                shown = ", ".join(name or "the catch-all" for name in missing[:10])
+                raise _Red(f"{shown}: {said} in the pillar of {self._there}; add it there")
+
+    def _phases(self):
+        return tuple(self._found[name]["phase"] for name in (self._here, self._there))
+
+    def _there_is(self, phase):
+        return self._found[self._there]["phase"] == phase
+
+    def _copy_and_switch(self):
+        if self._phases()[0] == "here":
+            before = None
+            for _ in range(ROUNDS):
+                took = self._copy()
+                if took < SHORT or (before and took > before / 2):
+                    break
+                before = took
+        there = self._found[self._there]
+        code = self._one(self._here, "moving.answer", self._domain, there["host"], there["shown"])
+        if code != 451:
+            raise _Red(
+                f"{self._there} answers mail for {self._domain} with {code}, not with 451, as one "
+                "to which it is to come; nothing was switched"
+            )
+        began = time.monotonic()
+        try:
+            self._one(self._here, "moving.freeze", self._domain)
+            self._apply([self._here], "state.apply", "mailsrv.dovecot")
+            self._one(self._here, "moving.frozen", self._domain)
+            self._copy()
+            figures = _ask([self._here, self._there], "moving.figures", [self._domain])
+            here, there = (figures[name]["ret"] for name in (self._here, self._there))
+            if not isinstance(here, dict) or not isinstance(there, dict):
+                raise _Red(f"the copies could not be compared: {_words([here, there])[:300]}")
+            if other := sorted(name for name in here if here[name] != there.get(name)):
+                raise _Red(f"{_listed(other[:10])}: the copy is not the same")
+            self._one(self._here, "moving.frozen", self._domain)
+        except _Red as red:
+            raise _Red(f"{red}. {self._undone()}") from None
+        self._one(self._there, "moving.take", self._domain)
+        self._apply([self._there], "state.apply", "mailsrv.opensmtpd")
+        self._told["seconds without access"] = round(time.monotonic() - began, 1)
+
+    def _undone(self):
+        """The domain stays where it was; whether that is so, a sentence."""
+        _progress(f"{self._domain} stays on {self._here}")
+        try:
+            self._one(self._here, "moving.thaw", self._domain)
+            self._apply([self._here], "state.apply", "mailsrv.dovecot")
+        except _Red as red:
+            return (
+                f"And {self._here} could not be opened again ({red}): its users do not get in, and "
+                "mail waits there. Run it again"
+            )
+        return f"{self._domain} is on {self._here} as before; mend that and run it again"
+
+    def _copy(self):
+        """Copy what is not there yet; returns the seconds."""
+        _progress(f"copying {self._domain}")
+        host = self._found[self._here]["host"]
+        both = [self._here, self._there]
+        shown = {name: self._one(name, "moving.identity", self._domain) for name in both}
+        serving = [self._domain, shown[self._there], self._port]
+        with salt.client.get_local_client(mopts=__opts__) as client:
+            job = client.cmd_async(self._here, "moving.serve", serving, "list")
+            fetched = _ask(
+                [self._there], "moving.fetch", [self._domain, host, shown[self._here], self._port]
+            )[self._there]
+            if fetched["retcode"]:
+                said = client.get_cache_returns(job).get(self._here, {}).get("ret", "")
+                why = fetched["ret"]
+                if isinstance(why, dict):
+                    why = [f"{name}: {said}" for name, said in sorted(why["failed"].items())][:5]
+                said = (
+                    f"; {self._here} says: {_words(said)}" if isinstance(said, str) and said else ""
+                )
+                raise _Red(f"{self._there}: {_words(why)}{said}")
+        self._told.setdefault("copied", []).append(fetched["ret"])
+        return fetched["ret"]["seconds"]
+
+    def _leave(self):
+        there = self._found[self._there]
+        code = self._one(self._here, "moving.answer", self._domain, there["host"], there["shown"])
+        if code != 250:
+            raise _Red(
+                f"{self._there} has {self._domain}, and answers its mail with {code}, not with "
+                f"250; what comes to {self._here} waits there. Mend that and run it again"
+            )
+        self._one(self._here, "moving.leave", self._domain, there["host"], there["shown"])
+        self._apply([self._here], "state.apply", "mailsrv.opensmtpd")
+        self._one(self._here, "moving.hand_on")
+        self._look()
+
+    def _apply(self, names, function, *arguments):
+        _progress(f"{function} {' '.join(arguments)} on {_listed(names)}")
+        for name, answer in _ask(names, function, list(arguments)).items():
+            if failed := _failed(answer):
+                raise _Red(f"{name}: {failed}")
+
+    def _one(self, name, function, *arguments):
+        """What one machine returns."""
+        answer = _ask([name], function, list(arguments))[name]
+        if answer["retcode"]:
+            raise _Red(f"{name}: {_words(answer['ret'])}")
+        return answer["ret"]

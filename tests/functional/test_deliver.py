@@ -592,3 +592,104 @@ def test_the_end_of_smtpd_waits_for_what_dovecot_stores(debian):
         time.sleep(0.01)
     delivery.terminate()
     assert delivery.wait(8) == 75
+
+
+class Next:
+    """smtpd on another port, which wants to answer each command; `replies` are its own, by word."""
+
+    def __init__(self):
+        self.replies, self.commands, self.messages = {}, [], []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def close(self):
+        self._listener.close()
+
+    def _serve(self):
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            with connection, suppress(OSError, ConnectionError):
+                connection.sendall(b"220 mx.example.com ESMTP OpenSMTPD\r\n")
+                self._talk(connection, connection.makefile("rb", 0))
+
+    def _talk(self, connection, wire):
+        while line := wire.readline():
+            self.commands.append(line.decode())
+            time.sleep(0.02)
+            with suppress(BlockingIOError):
+                assert not connection.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK), "pipelining"
+            word = line.split(b":")[0].split()[0].decode()
+            reply = self.replies.get(word, b"354 OK\r\n" if word == "DATA" else b"250 OK\r\n")
+            connection.sendall(reply)
+            if reply.startswith(b"354"):
+                self.messages.append(Dovecot._message(wire))
+                connection.sendall(self.replies.get("end", b"250 OK\r\n"))
+
+
+@pytest.fixture(params=["Debian", "FreeBSD"])
+def leaving(smtpd_of, request, tmp_path):
+    """A machine that example.com leaves: its `phase` is to be written, `next` is who takes mail."""
+    smtpd = smtpd_of(request.param, moves_to={"example.com": "mx2.example.net"})
+    (path,) = {*re.findall(r'"(\S+/moving)"', smtpd._text)}
+    smtpd.moving, smtpd.next = tmp_path / "moving", Next()
+    smtpd.write({path: str(smtpd.moving), " 10029,": f" {smtpd.next.port},"})
+    yield smtpd
+    smtpd.next.close()
+
+
+def test_of_a_domain_that_moves_nothing_is_stored_while_the_last_of_it_is_fetched(leaving):
+    assert leaving.deliver() == (0, "")  # what was never told is here
+    for phase, status in ("here", 0), ("frozen", 75), ("here", 0):
+        leaving.moving.write_text(f"example.org frozen\nexample.com {phase}\n")
+        assert leaving.deliver(another())[0] == status
+    assert len(leaving.dovecot.messages) == 3
+
+
+def test_who_stores_holds_the_lock_that_the_last_fetch_waits_for(leaving):
+    leaving.moving.write_text("example.com here\n")
+    delivery = leaving.start()
+    delivery.stdin.write(HEAD)
+    delivery.stdin.flush()
+    with open(leaving.moving) as file:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_UN)
+            except BlockingIOError:
+                break
+            time.sleep(0.01)
+        else:
+            raise AssertionError("it holds no lock")
+        delivery.communicate(b"\nhello\n")
+        assert delivery.returncode == 0
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_what_had_waited_goes_back_to_smtpd_as_it_came(leaving):
+    leaving.moving.write_text("example.com gone\n")
+    for body in b"hello\n", b".\n..x\n", LINE * 30000:
+        message = another(HEAD + b"\n" + body)
+        assert leaving.deliver(message) == (0, "")
+        came = b"".join(message.splitlines(True)[2:])  # without what smtpd has put before it
+        assert leaving.next.messages.pop() == wire(came)
+    assert leaving.next.commands[:4] == [
+        "EHLO localhost\r\n",
+        "MAIL FROM:<somebody@elsewhere.example>\r\n",
+        "RCPT TO:<ann@example.com>\r\n",
+        "DATA\r\n",
+    ]
+    assert leaving.dovecot.messages == []
+    assert leaving.deliver(message) == (0, "")
+    assert leaving.next.messages == [], "it went twice"
+
+
+@pytest.mark.parametrize("word", ["MAIL", "RCPT", "DATA", "end"])
+def test_what_smtpd_does_not_take_back_waits_and_is_not_returned(leaving, word):
+    leaving.moving.write_text("example.com gone\n")
+    leaving.next.replies[word] = b"550 5.1.1 Invalid recipient\r\n"
+    assert leaving.deliver()[0] == 75

@@ -75,3 +75,27 @@ def test_the_first_that_is_not_well_afterwards_is_the_last_that_is_changed(roll,
     for name in MX1, MX2:
         assert "states changed; it was not well before, either; FAULT: " in told["machines"][name]
     assert json.dumps(told).count("service opensmtpd") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stopped"),
+    [
+        ([], "name the two minions, from=mx1.example.net to=mx2.example.net"),
+        ([f"from={MX1}", f"to={MX1}"], "name the two minions, from="),
+        ([f"from={MX1}", f"to={MX2}", "by=me"], "name the two minions, from="),
+        ([f"from={MX1}", f"to={MX2}", "port=65536"], "port: 65536 is none"),
+        ([f"from={MX1}", "to=mx9.example.net"], "mx9.example.net: no answer"),
+        (
+            [f"from={MX1}", f"to={MX2}"],
+            f"{MX1}: ERROR: moving: 'example.com' is not in mailsrv:moves_to or mailsrv:moves_from "
+            "of the pillar here",
+        ),
+    ],
+)
+def test_what_cannot_move_is_refused_before_anything_is_done(
+    fleet, salt_run_any, arguments, stopped
+):
+    ran = salt_run_any("mailsrv.move", "example.com", *arguments)
+    assert ran.returncode == 1
+    assert ran.data["stopped"].startswith(stopped)
+    assert ran.data.keys() == {"stopped", "retcode"}

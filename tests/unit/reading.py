@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 from _mailsrv import pillar, withdrawing
+from _mailsrv.moving import records
 from salt.modules import slsutil
 
 ROOT = Path(__file__).parents[2]
@@ -35,6 +36,7 @@ def facts(
     policies=(),
     backup_for=(),
     signing=(),
+    moving=(),
 ):
     """The same, with the date and what stands on the machine from the last run."""
     return {
@@ -50,6 +52,7 @@ def facts(
             "policies": withdrawing.standing(policies),
             "backup_for": dict(backup_for),
             "signing": [*signing],
+            "moving": records(dict(moving)),
         },
     }
 

@@ -35,6 +35,7 @@ RULES = {
     "closed": ["203.0.113.0/24", "2001:db8::/32"],
     "backups": {"due.example": ["203.0.113.7/32"], "tre.example": None},
     "unknown": ["quattro.example"],
+    "waiting": ["cinque.example"],
     "spool": "/",
     "free": 1,
     "limits": {},

@@ -114,7 +114,7 @@ def standing():
 def test_before_the_first_run_nothing_stands_on_the_machine(machine):
     policies = {"mode": "", "until": ""}
     nothing = {"hostname": "", "accounts": [], "blocked": {}, "policies": policies}
-    nothing |= {"backup_for": {}, "signing": []}
+    nothing |= {"backup_for": {}, "signing": [], "moving": {}}
     assert standing() == nothing
 
 

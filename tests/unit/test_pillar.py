@@ -404,7 +404,11 @@ def test_a_satellites_model_has_the_shape_that_is_written_down(family, more):
 
 def test_every_part_of_the_full_pillar_is_in_its_model():
     """Else the shape of a list that is empty would be the shape of anything."""
-    found = model(FULL, accounts=KNOWN["accounts"])
+    coming = {**FULL, "domains": [*FULL["domains"], "new.example"]}
+    coming["accounts"] = {**FULL["accounts"], "d@new.example": SECRET}
+    coming["mailsrv"] = {**FULL["mailsrv"], "moves_from": {"new.example": "mx4.example.net"}}
+    found = model(coming, accounts=KNOWN["accounts"])
+    assert [*misfits(found, shape.Model)] == []
     empty = [key for key, value in found.items() if value in ("", [], {}, None)]
     assert empty == []
     assert found["dns"].pop("dropped") == ""  # what is enforced is not taken away

@@ -11,6 +11,7 @@ def server(model, facts, links, paths, left):
     paths[facts["vmail"]["home"]] = "mail, with its folders and flags, and the users' own filters"
     paths[facts["dkim"]["directory"]] = "the DKIM keys that DNS shows, and which of them sign"
     paths[f"{facts['kept']}/blocked"] = "the accounts that mailsrv.block has stopped stay so"
+    paths[f"{facts['kept']}/moving.json"] = "which domains have moved, and must not be served twice"
     paths[f"{directory}/srs.conf"] = "bounces to SRS addresses made with its keys come back"
     if tls["self_signed"]:
         paths[tls["cert"]] = "the self-signed certificate, which mail clients were told to trust"

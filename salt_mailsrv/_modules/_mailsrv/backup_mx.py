@@ -6,7 +6,7 @@ data: it says who gets mail below the domains that the pillar gives to it, and n
 
 import ipaddress
 
-from _mailsrv import names, owning, patterns
+from _mailsrv import moving, names, owning, patterns
 from _mailsrv.faults import kind_of, mapping, show, shown_key
 from _mailsrv.records import BEHIND_NAT
 from _mailsrv.satellites import CERTIFICATE
@@ -142,20 +142,12 @@ def published(model, addresses, certificate):
         closed = None  # how the backup sees us we do not know
     if closed is not None:
         closed = [*addresses, *closed]
-    known = {domain: [] for domain in model["domains"]}
-    for name in (
-        *(account["address"] for account in model["accounts"]),
-        *model["aliases"],
-        *(pattern["pattern"] for pattern in model["patterns"]),
-    ):
-        local, _, domain = name.rpartition("@")
-        known[domain].append(local)
     return {
         "hostname": model["hostname"],
         "message_size": model["limits"]["message_size"],
         "certificate": certificate,
         "closed": closed,
-        "domains": {domain: sorted({*found}) for domain, found in known.items()},
+        "domains": moving.recipients(model),
     }
 
 

@@ -55,9 +55,9 @@ REFUSED = (
 )
 CURE = "make one with: salt-call password.hash PASSWORD"
 
-# A line of either daemon's file: the address and the whole hash.
+# A line of either daemon's file: the address and the whole hash, which is nobody's behind a "!".
 STANDING = re.compile(
-    r"([^\s:]+)(?: |:\{SHA512-CRYPT\})(\$6\$[./0-9A-Za-z=$]+\$[./0-9A-Za-z]{86})(?:$|:)"
+    r"([^\s:]+)(?: |:\{SHA512-CRYPT\})!?(\$6\$[./0-9A-Za-z=$]+\$[./0-9A-Za-z]{86})(?:$|:)"
 )
 
 

@@ -227,6 +227,20 @@ class Primary(TypedDict):
     unknown: list[str]  # domains that it has published nothing of
 
 
+class Move(TypedDict):
+    """A domain that moves between this machine and another: see :mod:`_mailsrv.moving`."""
+
+    domain: str
+    way: str  # to or from another machine
+    peer: str  # the id of that one's minion
+    phase: str  # here, frozen, gone, or waiting
+    copied: bool  # whether its mailboxes here were begun as copies; else they have to be empty
+    hostname: str  # of the peer, once it has gone there
+    certificate: str  # the peer's, PEM, where it is self-signed
+    accounts: list[str]  # its addresses, whoever has it now
+    recipients: list[str]  # the local parts that get mail there
+
+
 class Search(TypedDict):
     """What is indexed beside the text of mail."""
 
@@ -289,7 +303,9 @@ class Model(TypedDict):
     relay: Relay
     has_fleet: bool  # whether they come from the mine
     backup: list[Backup]
-    backup_for: list[Primary]
+    backup_for: list[Primary]  # and where a domain has gone to
+    moves: list[Move]
+    copied: list[Account]  # those of a domain that is to come: nobody logs in
     notes: list[str]  # what is valid and worth knowing
 
 

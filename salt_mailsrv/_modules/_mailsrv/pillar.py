@@ -12,6 +12,7 @@ from _mailsrv import (
     bans,
     filtering,
     keys,
+    moving,
     nameserving,
     patterns,
     relaying,
@@ -59,6 +60,8 @@ KEYS = {
         "tls_required",
         "backup",
         "backup_for",
+        "moves_to",
+        "moves_from",
         "search",
     ),
     **accounts.KEYS,
@@ -116,6 +119,7 @@ def read(pillar, fqdn, facts, mined, primaries=None):
     usual_of_satellites = {key: limits[f"satellite_{key}"] for key in settings.SENDING}
     sending = satellites.satellites(given, mined, domains, hostname, faults, notes)
     known = [*mailboxes, *(satellite["name"] for satellite in sending)]
+    moves = moving.read(given, domains, hostname, facts["standing"], faults)
     nameserving.read(given, faults)  # for mailsrv.nsd, should this machine serve the zones, too
     model = {
         "hostname": hostname,
@@ -189,6 +193,7 @@ def read(pillar, fqdn, facts, mined, primaries=None):
     model["learns"] = bool(spam and spam["learn"])
     model["redis"] = any((spam or {}).get(name) for name in filtering.SWITCHES)
     model["rspamd"] = spam is not None or model["dkim"]["signer"] == "rspamd"
+    moving.apply(model, moves)
     return model, faults
 
 

@@ -240,7 +240,7 @@ mailsrv-dovecot-purge:
 mailsrv-dovecot-kick:
   dovecot.logged_out:
     - name: {{ facts.dovecot.directory }}/dovecot-passwd
-    - removed: {{ (model.removed + model.blocked) | json }}
+    - removed: {{ (model.removed + model.blocked + (model.moves | selectattr("phase", "in", ["frozen", "waiting"]) | sum(attribute="accounts", start=[]))) | json }}
     - require:
       - file: mailsrv-dovecot-passwd
       - daemon: mailsrv-dovecot-service

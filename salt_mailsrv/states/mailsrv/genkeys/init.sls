@@ -27,6 +27,13 @@ mailsrv-hostname:
     - require:
       - file: mailsrv-genkeys-directory
 
+# Which domains move, before anything is done about it: what it has reached is never put back.
+mailsrv-moving:
+  moving.noted:
+    - name: {{ facts.kept }}/moving.json
+    - require_in:
+      - mailsrv: mailsrv-genkeys-password-key
+
 # Who neither logs in nor sends: Dovecot and guard read it. Here for the same reason.
 mailsrv-blocked:
   file.managed:

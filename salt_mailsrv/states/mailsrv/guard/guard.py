@@ -126,6 +126,7 @@ UNSIGNED = "451 4.3.0 The message could not be signed now: try again later"
 FAULT = "451 4.3.0 The message could not be checked now: try again later"
 FORGED = "550 5.7.1 {} is an address of this server: log in to send as it (465 or 587)"
 FORGED_ELSEWHERE = "550 5.7.1 {} is sent by other hosts than yours, says its domain (SPF)"
+NOT_HERE_YET = "451 4.3.0 {} is moving to this server: try again later"
 NOT_KNOWN = "451 4.3.0 The recipients of {} are not known here yet: try again later"
 FULL = "452 4.3.1 The disk of this server is nearly full: try again later"
 ENOUGH = "451 4.7.1 {} may write to {} recipients in {}: the rest can go after {} UTC"
@@ -169,8 +170,9 @@ class Rules:
     senders: the addresses, or "@domain", that a login may send as. signers: the commands of the
     filters that sign, in their order. closed: the networks that may use our envelope senders
     without logging in, or null where everybody may. backups: the same for each domain that we are
-    a backup MX for. unknown: such domains of whose recipients nothing is known yet. spool: smtpd's,
-    and free: the bytes that must be free there. limits: to how many recipients a login may write in
+    a backup MX for. unknown: such domains of whose recipients nothing is known yet. waiting:
+    domains that are to come here from another machine. spool: smtpd's, and free: the bytes that
+    must be free there. limits: to how many recipients a login may write in
     each of `WINDOWS`, 0 for any. sent: the file in which they are counted. postmaster: who is told.
     stopped: the file of those who are blocked, an address a line. Raises ValueError.
     """
@@ -178,7 +180,7 @@ class Rules:
     KINDS = {  # noqa: RUF012
         **{"hostname": str, "domains": list, "moved": dict, "senders": dict, "signers": list},
         **{"closed": (list, type(None)), "spool": str, "free": int},
-        **{"backups": dict, "unknown": list},
+        **{"backups": dict, "unknown": list, "waiting": list},
         **{"limits": dict, "sent": str, "postmaster": str, "stopped": str},
     }
 
@@ -196,6 +198,7 @@ class Rules:
         self.closed = _networks(given["closed"])
         self.backups = {name: _networks(listed) for name, listed in given["backups"].items()}
         self.unknown = frozenset(given["unknown"])
+        self.waiting = frozenset(given["waiting"])
         self.limits = {login: list(map(int, most)) for login, most in given["limits"].items()}
         if any(len(most) != len(WINDOWS) for most in self.limits.values()):
             raise ValueError(f"limits: each has a number for {' and for '.join(WINDOWS)}")
@@ -1222,7 +1225,8 @@ class Guard:
         elif event == b"mail-from":
             self._mail_from(sid, session, token, value.decode("utf-8", "replace"))
         elif event == b"rcpt-to":
-            answer = self._stopped(session) or self._not_known(value.decode("utf-8", "replace"))
+            recipient = value.decode("utf-8", "replace")
+            answer = self._stopped(session) or self._not_known(session, recipient)
             self._result(sid, token, answer or self._passed(session, "beyond"))
         elif event == b"commit":
             self._commit(sid, session, token)
@@ -1272,9 +1276,14 @@ class Guard:
             return f"disconnect|{BLOCKED.format('421', name)}"
         return f"reject|{BLOCKED.format('550', name)}"
 
-    def _not_known(self, recipient):
-        """What is said of a domain that we are a backup MX for and know nothing of."""
+    def _not_known(self, session, recipient):
+        """
+        What is said of a domain that we are a backup MX for and know nothing of, and to
+        strangers of one that is to come here: our users' mail goes to where it is.
+        """
         rules, domain = self.rules(), recipient.rpartition("@")[2].lower()
+        if rules and domain in rules.waiting and session.door == "stranger":
+            return f"reject|{NOT_HERE_YET.format(domain)}"
         known = not rules or domain not in rules.unknown
         return "" if known else f"reject|{NOT_KNOWN.format(domain)}"
 

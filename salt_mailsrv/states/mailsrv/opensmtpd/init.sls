@@ -171,6 +171,23 @@ mailsrv-opensmtpd-service:
       - file: mailsrv-opensmtpd-mailname
       - mailsrv: mailsrv-genkeys-srs-key
       - sls: mailsrv.tls
+{%- set leaving = model.moves | selectattr("way", "equalto", "to") | list %}
+
+# What deliver does with mail for a domain that moves away: when smtpd knows where it has gone.
+mailsrv-opensmtpd-moving:
+  file.{{ "managed" if leaving else "absent" }}:
+    - name: {{ facts.directory }}/moving
+    {%- if leaving %}
+    - contents:
+      {%- for move in leaving %}
+      - {{ move.domain }} {{ move.phase }}
+      {%- endfor %}
+    - user: root
+    - group: {{ facts.root_group }}
+    - mode: "0644"
+    {%- endif %}
+    - require:
+      - daemon: mailsrv-opensmtpd-service
 {%- if not logins %}
 
 mailsrv-opensmtpd-relays:

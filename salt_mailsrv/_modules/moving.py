@@ -1,0 +1,521 @@
+"""
+A domain that moves from this mail machine to another, or from another to this one: what each of
+them does of it. ``salt-run mailsrv.move`` on the master asks for one after the other.
+"""
+
+import concurrent.futures
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import smtplib
+import ssl
+import subprocess
+import sys
+import time
+
+import _mailsrv_carrying as carrying
+import _mailsrv_disk as disk
+from _mailsrv import moving, waiting
+from _mailsrv.faults import show
+from _mailsrv_here import Here, valid
+from salt.exceptions import CommandExecutionError
+
+__virtualname__ = "moving"
+
+AT_ONCE = 4  # mailboxes
+TRIES = 3  # where a mailbox has changed meanwhile
+STALLED = 60  # seconds without a byte from the other end
+DELIVERIES = 90  # seconds that deliveries under way may take still
+SMTP = 25
+
+
+def __virtual__():
+    return __virtualname__
+
+
+def state(domain):
+    """
+    How far a domain is on its way.
+
+    domain
+        One of ``mailsrv:moves_to``, or of ``mailsrv:moves_from``.
+
+    Returns it as :class:`_mailsrv.model.Move`, and what the other machine has to know of this one:
+    ``host``, its name, and ``shown``, its certificate, PEM, where that is self-signed. Raises
+    ``CommandExecutionError`` where the pillar is not valid, or the domain does not move.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call moving.state example.org
+    """
+    model, _ = _known()
+    move = _move(model, domain)
+    return {**move, "host": model["hostname"], "shown": __salt__["mailsrv.certificate"]()}
+
+
+def noted(name, test=False):
+    """
+    Keep a note of which domains move, and how far they are: for the state of this name.
+
+    name
+        The file.
+
+    test
+        Whether to say only what would change. Default: ``False``.
+
+    Returns by domain what changes in it, a sentence.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call moving.noted /var/lib/mailsrv/moving.json test=True
+    """
+    model, facts = _known()
+    before = facts["standing"]["moving"]
+    after = moving.noted(before, model["moves"])
+    if not test and after:
+        _write(name, after)
+    elif not test:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+    return {
+        domain: after.get(domain, {}).get("phase", "no longer noted")
+        for domain in sorted({*before, *after})
+        if before.get(domain) != after.get(domain)
+    }
+
+
+def identity(domain):
+    """
+    Make a key for one transfer, which stays here, and return its certificate, PEM: the other
+    machine is told it by the master, and lets in nobody else.
+
+    domain
+        As for :func:`state`.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call moving.identity example.org
+    """
+    model, facts = _known()
+    directory = _directory(facts, _move(model, domain)["domain"])
+    shutil.rmtree(directory, ignore_errors=True)
+    os.makedirs(os.path.dirname(directory), mode=0o755, exist_ok=True)
+    os.mkdir(directory, 0o700)
+    key, cert = f"{directory}/key.pem", f"{directory}/cert.pem"
+    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    _run(["openssl", "req", "-x509", *curve, "-keyout", key, "-out", cert, "-subj", "/CN=moving"])
+    return disk.text(cert)
+
+
+def serve(domain, certificate, port=moving.PORT):
+    """
+    Hand out the mailboxes of a domain that moves away to the one machine that shows this
+    certificate, until that says that it has them, or is silent for two minutes.
+
+    domain
+        One of ``mailsrv:moves_to``.
+
+    certificate
+        What :func:`identity` has returned there.
+
+    port
+        Where to listen. Default: 24245.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call moving.serve example.org "$(cat peer.pem)"
+    """
+    model, facts = _known()
+    move = _move(model, domain, "to", "here", "frozen")
+    with _key(facts, domain, certificate) as directory:
+        disk.write(f"{directory}/users", "".join(f"{name}\n" for name in move["accounts"]))
+        _run(_carry("serve", directory, str(port), facts["dovecot"]["doveadm"]))
+    return {"served": len(move["accounts"])}
+
+
+def fetch(domain, host, certificate, port=moving.PORT):
+    """
+    Make the mailboxes of a domain that is to come the same as they are on the machine that gives it
+    away: messages with their UIDs, flags and dates, folders, subscriptions, and filters (Sieve).
+
+    What is here and not there is removed; so it is refused where the domain is served here, and
+    where the mailboxes held mail before the first copy.
+
+    domain
+        One of ``mailsrv:moves_from``.
+
+    host, certificate, port
+        The other machine, and what :func:`identity` has returned there.
+
+    Returns ``mailboxes``, how many, and the ``seconds`` that it took; ``failed``, by address a
+    sentence, where one did not come whole: whatever came has come, and the next time the rest does.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call moving.fetch example.org mx1.example.net "$(cat peer.pem)"
+    """
+    model, facts = _known()
+    move = _move(model, domain, "from", "waiting")
+    began = time.monotonic()
+    with _key(facts, domain, certificate) as directory:
+        if not move["copied"]:
+            _all_empty(move, facts)
+            _note(facts, domain, {"copied": True})
+        at = (directory, str(host), str(port))
+        with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+            said = pool.map(lambda name: _copy(name, at, facts), move["accounts"])
+            failed = {n: why for n, why in zip(move["accounts"], said, strict=True) if why}
+        subprocess.run(_carry("end", *at), stdin=subprocess.DEVNULL, capture_output=True)
+    result = {"mailboxes": len(move["accounts"]), "seconds": round(time.monotonic() - began, 1)}
+    if failed:
+        __context__["retcode"] = 1
+        result["failed"] = failed
+    return result
+
+
+def figures(domain):
+    """
+    What the mailboxes of a domain hold, to compare two machines: by address a digest of the folders
+    with mail in them, the UIDVALIDITY of each and the UIDs and flags of its messages.
+
+    domain
+        As for :func:`state`.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call moving.figures example.org
+    """
+    model, facts = _known()
+    move = _move(model, domain)
+
+    def digest(name):
+        doveadm = [facts["dovecot"]["doveadm"], "-f", "tab"]
+        fields = "mailbox uid flags size.virtual"
+        messages = _run([*doveadm, "fetch", "-u", name, fields, "all"]).splitlines()
+        status = [*doveadm, "mailbox", "status", "-u", name, "messages uidvalidity", "*"]
+        folders = [line for line in _run(status).splitlines() if "\t0\t" not in line]
+        # \Recent is of the session that sees a message first.
+        lines = sorted(line.replace("\\Recent", "").replace(" ", "") for line in messages)
+        return hashlib.sha256("\n".join([*sorted(folders), *lines]).encode()).hexdigest()[:16]
+
+    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+        return dict(zip(move["accounts"], pool.map(digest, move["accounts"]), strict=True))
+
+
+def answer(domain, hostname, certificate=""):
+    """
+    What another machine says to mail for a domain, by TLS with a certificate that is verified, as
+    this machine will hand late mail on.
+
+    domain
+        As for :func:`state`.
+
+    hostname, certificate
+        Its name, and its certificate where that is self-signed.
+
+    Returns the code of its answer: 250, or 451 where the domain has not come there yet.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call moving.answer example.org mx2.example.net
+    """
+    try:
+        context = ssl.create_default_context(cadata=certificate or None)
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # nor is smtpd(8) so strict
+        with smtplib.SMTP(hostname, SMTP, timeout=30) as smtp:
+            smtp.starttls(context=context)
+            smtp.ehlo()
+            smtp.mail("")
+            return smtp.rcpt(f"postmaster@{domain}")[0]
+    except ssl.SSLCertVerificationError as exc:
+        raise CommandExecutionError(
+            f"moving: {hostname} has a certificate that is not trusted: {exc.verify_message}"
+        ) from None
+    except (OSError, smtplib.SMTPException) as exc:
+        said = waiting.shown(str(exc))
+        raise CommandExecutionError(f"moving: {hostname}, port 25: {said}") from None
+
+
+def freeze(domain):
+    """
+    From now on nothing is stored in the mailboxes of a domain that moves away: what is delivered
+    waits in the queue. Nobody logs in after the next run of ``mailsrv.dovecot``.
+
+    domain
+        One of ``mailsrv:moves_to``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call moving.freeze example.org
+    """
+    model, facts = _known()
+    _move(model, domain, "to", "here", "frozen")
+    _no_run()
+    path = f"{facts['directory']}/moving"
+    if f"{domain} " not in disk.text(path):
+        raise CommandExecutionError(f"moving: {path} has no {domain}: run the highstate first")
+    _note(facts, domain, {"phase": "frozen"})
+    with open(path, "rb") as before:
+        _tell_deliver(path, domain, "frozen")
+        until = time.monotonic() + DELIVERIES
+        while not _locked(before):
+            if time.monotonic() > until:
+                thaw(domain)
+                raise CommandExecutionError(
+                    f"moving: a delivery has not ended within {DELIVERIES} seconds; run it again"
+                )
+            time.sleep(0.1)
+    return {"phase": "frozen"}
+
+
+def frozen(domain):
+    """
+    Whether nothing changes any more in the mailboxes of a domain: nobody may log in, and nobody has
+    a session. Waits a while for those who are being logged out.
+
+    domain
+        One of ``mailsrv:moves_to``.
+
+    Raises ``CommandExecutionError`` where it is not so.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call moving.frozen example.org
+    """
+    model, facts = _known()
+    move = _move(model, domain, "to", "frozen")
+    lines = disk.text(f"{facts['dovecot']['directory']}/dovecot-passwd").splitlines()
+    locked = {line.partition(":")[0] for line in lines if "}!" in line}
+    if not {*move["accounts"]} <= locked:
+        raise CommandExecutionError("moving: its accounts can log in: run the highstate")
+    if f"{domain} frozen\n" not in disk.text(f"{facts['directory']}/moving"):
+        raise CommandExecutionError("moving: mail for it is delivered: run this again")
+    until = time.monotonic() + 30
+    while users := _sessions(move["accounts"], facts):
+        for user in users:
+            _run([facts["dovecot"]["doveadm"], "kick", user], check=False)
+        if time.monotonic() > until:
+            raise CommandExecutionError(f"moving: still logged in: {', '.join(sorted(users))}")
+        time.sleep(0.3)
+    return True
+
+
+def thaw(domain):
+    """
+    Undo :func:`freeze`: the domain stays here. Users log in again after the next run of
+    ``mailsrv.dovecot``.
+
+    domain
+        One of ``mailsrv:moves_to``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call moving.thaw example.org
+    """
+    model, facts = _known()
+    _move(model, domain, "to", "here", "frozen")
+    _no_run()
+    _note(facts, domain, {"phase": "here"})
+    _tell_deliver(f"{facts['directory']}/moving", domain, "here")
+    return {"phase": "here"}
+
+
+def take(domain):
+    """
+    The domain is here from the next run on, and its mailboxes are never again a copy.
+
+    domain
+        One of ``mailsrv:moves_from`` that :func:`fetch` has brought.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call moving.take example.org
+    """
+    model, facts = _known()
+    move = _move(model, domain, "from", "waiting", "here")
+    if not move["copied"]:
+        raise CommandExecutionError(f"moving: {domain} was not copied yet; run mailsrv.move")
+    _no_run()
+    _note(facts, domain, {"phase": "here"})
+    return {"phase": "here"}
+
+
+def leave(domain, hostname, certificate=""):
+    """
+    The domain is gone from the next run on: what still comes for it is handed on.
+
+    domain
+        One of ``mailsrv:moves_to`` that is frozen.
+
+    hostname, certificate
+        The machine that has it, and its certificate, PEM, where that is self-signed.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call moving.leave example.org mx2.example.net
+    """
+    model, facts = _known()
+    _move(model, domain, "to", "frozen", "gone")
+    _no_run()
+    known = {"hostname": hostname, "certificate": certificate}
+    _note(facts, domain, {"phase": "gone", **known})
+    return {"phase": "gone"}
+
+
+def hand_on():
+    """
+    What has waited in the queue is tried again at once.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call moving.hand_on
+    """
+    _run(["smtpctl", "schedule", "all"], check=False)
+    return True
+
+
+def _known():
+    known = Here(__salt__, __context__, __opts__, __grains__, __pillar__)
+    return valid(*known.read()), known.facts()
+
+
+def _move(model, domain, way=None, *phases):
+    found = [move for move in model["moves"] if move["domain"] == domain]
+    if not found or (way and found[0]["way"] != way):
+        keys = " or ".join(f"mailsrv:moves_{one}" for one in ([way] if way else ["to", "from"]))
+        raise CommandExecutionError(f"moving: {show(domain)} is not in {keys} of the pillar here")
+    if phases and found[0]["phase"] not in phases:
+        raise CommandExecutionError(
+            f"moving: {domain} is {found[0]['phase']} on this machine, and has to be "
+            f"{' or '.join(phases)} for that"
+        )
+    return found[0]
+
+
+def _directory(facts, domain):
+    return f"{facts['run']}/moving/{domain}"
+
+
+def _write(path, records):
+    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+    disk.write(path, moving.text(records))
+
+
+def _note(facts, domain, more):
+    records = facts["standing"]["moving"]
+    records = {**records, domain: {**records[domain], **more}}
+    _write(f"{facts['kept']}/moving.json", records)
+
+
+def _no_run():
+    """A run that has begun would write what it has read before."""
+    if running := __salt__["saltutil.is_running"]("state.*"):
+        what = running[0].get("fun", "a run")
+        raise CommandExecutionError(f"moving: {what} is going on here; wait for it")
+
+
+def _tell_deliver(path, domain, phase):
+    lines = [line for line in disk.text(path).splitlines() if not line.startswith(f"{domain} ")]
+    disk.write(path, "".join(f"{line}\n" for line in [*lines, f"{domain} {phase}"]), 0o644)
+
+
+def _locked(file):
+    """Whether no delivery that has seen this file goes on."""
+    with contextlib.suppress(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def _key(facts, domain, certificate):
+    """The directory with the key of one transfer, and with whom it is for; the key serves once."""
+    directory = _directory(facts, domain)
+    if not os.path.exists(f"{directory}/key.pem"):
+        raise CommandExecutionError("moving: there is no key for it; run mailsrv.move")
+    with open(f"{directory}/key.pem", "rb") as file:
+        if not _locked(file):
+            raise CommandExecutionError("moving: it is on its way already; wait for that")
+        disk.write(f"{directory}/peer.pem", certificate)
+        try:
+            yield directory
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _sessions(accounts, facts):
+    who = _run([facts["dovecot"]["doveadm"], "who", "-1"], check=False)
+    return {line.split()[0] for line in who.splitlines() if line.split()[:1]} & {*accounts}
+
+
+def _all_empty(move, facts):
+    """Mailboxes that are made the same as others lose what they have."""
+    for name in move["accounts"]:
+        status = ["mailbox", "status", "-u", name, "-t", "messages", "*"]
+        said = _run([facts["dovecot"]["doveadm"], "-f", "tab", *status]).split()
+        if said[-1:] != ["0"]:
+            raise CommandExecutionError(
+                f"moving: {name} has mail here, {said[-1] if said else '?'} messages, which "
+                f"the copy of {move['peer']}'s would replace. Is this the right machine? If the "
+                "mail is left over, remove the domain here, run the highstate and mailsrv.purge "
+                f"{name}"
+            )
+
+
+def _carry(word, *arguments):
+    return [sys.executable, "-I", carrying.__file__, word, *arguments]
+
+
+def _copy(name, at, facts):
+    """Make one mailbox the same as it is there; why it is not, a sentence."""
+    directory, host, port = at
+    backup = ["backup", "-R", "-T", str(STALLED), "-u", name]
+    command = [facts["dovecot"]["doveadm"], *backup, *_carry("bring", directory, host, port, name)]
+    for _ in range(TRIES):
+        ran = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
+        if ran.returncode == 0:
+            return ""
+        if ran.returncode != 2:  # 2: something has changed meanwhile
+            break
+    return _words(ran)
+
+
+def _run(command, check=True):
+    ran = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
+    if check and ran.returncode:
+        raise CommandExecutionError(f"moving: {os.path.basename(command[0])}: {_words(ran)}")
+    return ran.stdout.decode(errors="replace")
+
+
+def _words(ran):
+    """The last that a program said."""
+    lines = ran.stderr.decode(errors="replace").strip().splitlines()
+    return waiting.shown(" ".join(lines[-2:])) or f"it ended with status {ran.returncode}"

@@ -1,0 +1,1 @@
+../../../_modules/_mailsrv/moving.py
