@@ -8,8 +8,8 @@ import pytest
 
 from wire import until
 
-MX1, BACKUP = "mx1.example.com", "backup.example.edu"
-PASSWORD, ROOM = "batterystaple", "mailsrv.opensmtpd"
+MX1, MX2, BACKUP = "mx1.example.com", "mx2.example.net", "backup.example.edu"
+PASSWORD = "batterystaple"
 PATIENCE = 180
 
 
@@ -164,20 +164,36 @@ def certificate(primary, salt):
     return renew
 
 
+@pytest.fixture
+def satellite(pillar_tree, salt):
+    """The pillar of the other machine says that it sends through the first one."""
+    users = pillar_tree / "mail/mx2.sls"
+    old = users.read_text()
+    users.write_text(f"{old}mailsrv: {{satellite: {{relay: {MX1}, root: admin@example.com}}}}\n")
+    salt(MX2, "saltutil.refresh_pillar", "wait=True")
+    yield
+    users.write_text(old)
+    salt(MX2, "saltutil.refresh_pillar", "wait=True")
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="keys are made for root: run as root")
+@pytest.mark.usefixtures("satellite")
 def test_a_new_certificate_is_at_its_backup_without_anybody(certificate, salt, events):
     """From the run that made it over mine, event and reactor into the next run of the backup."""
 
-    def applied():
-        """The runs that the reactor has started: those of the schedule name the room otherwise."""
+    def asked(minion, room):
+        """The runs that the reactor has started: those of a schedule name the room otherwise."""
         return [
             job
-            for job in events(f"salt/job/*/ret/{BACKUP}")
+            for job in events(f"salt/job/*/ret/{minion}")
             if job["fun"] == "state.apply"
             and any(
-                isinstance(given, dict) and given.get("mods") == ROOM for given in job["fun_args"]
+                isinstance(given, dict) and given.get("mods") == room for given in job["fun_args"]
             )
         ]
+
+    def applied():
+        return asked(BACKUP, "mailsrv.opensmtpd")
 
     before = len(applied())
     changes, pem = certificate()
@@ -192,14 +208,18 @@ def test_a_new_certificate_is_at_its_backup_without_anybody(certificate, salt, e
     ]
     assert low["contents"] == pem
     assert certificate(anew=False)[0] == {}
-    # Its satellites are told the same way; there is none here, so the master's job reaches nobody.
-    salt(MX1, "state.single", "mailsrv.published", "name=mailsrv.certificate", "test=False")
-    assert events("mailsrv/published")[-1]["data"] == {"name": "mailsrv.certificate"}
-    target = f"I@mailsrv:satellite:relay:{MX1} or I@mailsrv:satellite:minion:{MX1}"
+    # Its satellites hear of it in the same way.
+    satellites, told = asked(MX2, "mailsrv.satellite"), "mailsrv.certificate"
+    salt(MX1, "state.single", "mailsrv.published", f"name={told}", "test=False")
     until(
-        lambda: target in [job["tgt"] for job in events("salt/job/*/new")],
+        lambda: {"name": told} in [event["data"] for event in events("mailsrv/published")],
         PATIENCE,
-        "nobody has told the satellites",
+        "there is no event",
+    )
+    until(
+        lambda: len(asked(MX2, "mailsrv.satellite")) > len(satellites),
+        PATIENCE,
+        "nobody has told the satellite",
     )
     assert certificate()[1] != pem
     until(lambda: len(applied()) == before + 2, PATIENCE, "nobody has told the backup again")

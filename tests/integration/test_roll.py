@@ -28,12 +28,13 @@ def salt_run_any(master, runners):
 
 
 @pytest.fixture
-def users(pillar_tree):
-    """The file with the pillar of the second machine; in the end it is as before."""
+def users(pillar_tree, salt):
+    """The file with the pillar of the second machine; in the end it is as before, there, too."""
     file = pillar_tree / "mail/mx2.sls"
     old = file.read_text()
     yield file
     file.write_text(old)
+    salt(MX2, "saltutil.refresh_pillar", "wait=True")
 
 
 def test_a_dry_run_says_by_state_where_it_would_change_something(roll, short_tmp):
