@@ -324,10 +324,10 @@ def test_a_chain_without_end_is_not_read_for_ever(rules, authority):
     pem = acme.read(rules["cert"])
     noise = "-----BEGIN CERTIFICATE-----\n" * 40000
     for text in (noise, pem + noise, pem.replace("-----END", "A" * 100000 + "\n-----END")):
-        began = time.monotonic()
+        began = time.process_time()
         with contextlib.suppress(acme.Trouble):
             assert acme.Certificate(text).fault([HOST], rules["key"], time.time()) == ""
-        assert time.monotonic() - began < 5
+        assert time.process_time() - began < 5
 
 
 def test_a_signer_that_is_larger_than_a_pipe_is_looked_at(rules, authority):

@@ -324,7 +324,7 @@ def test_who_is_killed_between_mail_and_note_sends_it_once_more_and_no_oftener(s
 
 def test_two_at_once_do_not_both_mail(tmp_path):
     path = str(tmp_path / "watch.json")
-    with telling._alone(path) as alone:
+    with telling.alone(path) as alone:
         assert alone
         assert tell(path, FAULT) == ("another one looks just now", "")
 

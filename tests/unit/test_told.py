@@ -70,8 +70,9 @@ def test_drift_is_mailed_by_the_names_of_the_states(told, inbox):
     (mail,) = inbox.messages
     assert (mail["Subject"], mail["From"]) == (said, "root@master.example")
     assert mail["To"] == "admin@example.com, b@example.net"
-    assert "would fail:    mailsrv-c\nwould change:  mailsrv-a\n" in mail.get_payload()
-    assert "    salt 'mx1.example.net' state.highstate test=True\n" in mail.get_payload()
+    text = mail.get_payload().replace("\r\n", "\n")
+    assert "would fail:    mailsrv-c\nwould change:  mailsrv-a\n" in text
+    assert "    salt 'mx1.example.net' state.highstate test=True\n" in text
     assert told.__context__ == {}
     assert told.drift("mx1", {"well": True}) == "mx1: well again, a run would change nothing"
     assert told.drift("mx1", {"impossible": True}) == "mx1: a run is not possible"
