@@ -120,7 +120,7 @@ def apply(ask, owners, published, add_minion, salt, server, program):
                 failed.append(chunk["name"])
             if chunk["state"] == "daemon":
                 # The service is not this machine's: what it would be told is told by hand.
-                for file, command in chunk["update"].items():
+                for file, command in chunk.get("update", {}).items():
                     told = {"name": command, "onchanges": [{"file": file}], "order": "last"}
                     states[f"told {os.path.basename(file)}"] = {"cmd": ["run", *_each(told)]}
         text = json.dumps(states)

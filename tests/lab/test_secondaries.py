@@ -252,6 +252,11 @@ def proven(server, ds):
         assert dns.rdatatype.NSEC in {r.rdtype for r in reply.authority}
 
 
+def renews(server):
+    """Whether the signer renews what is good for two weeks when a week is left."""
+    return "re-sign: +6D" in server.run("knotc -c /etc/knot/mailsrv.conf zone-status").stdout
+
+
 def is_signed(server):
     return lambda: len(answered(server, DOMAIN, "SOA").answer) == 2
 
@@ -297,6 +302,7 @@ def test_a_signed_zone_is_validated_at_both_name_servers(servers, ds):
     for server in servers.both:
         proven(server, ds)
     ns1 = servers.ns1
+    assert renews(ns1)
     (finding,) = [f for f in call(ns1, "mailcheck.dns")[DOMAIN] if "DNSSEC" in f["says"]]
     assert (finding["need"], finding["type"]) == ("recommended", "TLSA")
     servers.delegate([f"{ds[0][:-2]}00"])
@@ -406,6 +412,7 @@ def test_debian_12_signs_as_well(servers, ds):
         assert record != ds[0]
         until(is_signed(ns2), 30, "it does not serve what is signed")
         proven(ns2, [record])
+        assert renews(ns2)
         assert run(servers, ns2) == (set(), [])
     finally:
         servers.fleet.assign(ns2.fqdn, before)
