@@ -27,6 +27,7 @@ __virtualname__ = "moving"
 AT_ONCE = 4  # mailboxes
 TRIES = 3  # where a mailbox has changed meanwhile
 STALLED = 60  # seconds without a byte from the other end
+HAND_ON = 60  # seconds for what has waited
 DELIVERIES = 90  # seconds that deliveries under way may take still
 SMTP = 25
 
@@ -390,7 +391,8 @@ def leave(domain, hostname, certificate=""):
 
 def hand_on():
     """
-    What has waited in the queue is tried again at once.
+    What has waited in the queue for mailboxes that have moved is tried again at once, until it is
+    gone, for a minute at most: smtpd(8) itself would take its time.
 
     CLI Example:
 
@@ -398,8 +400,16 @@ def hand_on():
 
         salt-call moving.hand_on
     """
-    _run(["smtpctl", "schedule", "all"], check=False)
-    return True
+    until = time.monotonic() + HAND_ON
+    while time.monotonic() < until:
+        # A way that failed, as while the other machine began anew, is closed for a while.
+        for line in _run(["smtpctl", "show", "routes"], check=False).splitlines():
+            _run(["smtpctl", "resume", "route", line.partition(".")[0]], check=False)
+        _run(["smtpctl", "schedule", "all"], check=False)
+        time.sleep(2)
+        if "|mda|" not in _run(["smtpctl", "show", "queue"], check=False):
+            return True
+    return False
 
 
 def _known():

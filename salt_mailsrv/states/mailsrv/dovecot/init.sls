@@ -236,11 +236,12 @@ mailsrv-dovecot-purge:
     - mode: "0644"
     - makedirs: True
 {%- endif %}
+{%- set moving = model.moves | selectattr("phase", "in", ["frozen", "waiting"]) | sum(attribute="accounts", start=[]) %}
 
 mailsrv-dovecot-kick:
   dovecot.logged_out:
     - name: {{ facts.dovecot.directory }}/dovecot-passwd
-    - removed: {{ (model.removed + model.blocked + (model.moves | selectattr("phase", "in", ["frozen", "waiting"]) | sum(attribute="accounts", start=[]))) | json }}
+    - removed: {{ (model.removed + model.blocked + moving) | json }}
     - require:
       - file: mailsrv-dovecot-passwd
       - daemon: mailsrv-dovecot-service
