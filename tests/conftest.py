@@ -48,7 +48,7 @@ LONG = {
     **{"learning bookworm": 150, "learning trixie": 150},
     **{"bans bookworm": 120, "bans trixie": 120},
     **{"acme trixie": 450, "acme bookworm": 150, "watch bookworm": 100, "watch trixie": 100},
-    **{"secondaries": 130},
+    **{"secondaries": 200, "domain_moves": 250},
     **{"accounts trixie": 100, "master": 400, "mail trixie": 80, "dns": 80, "pip": 60},
     **{"limits bookworm": 90, "limits trixie": 90},
     **{"metrics bookworm": 150, "metrics trixie": 150},
@@ -66,8 +66,8 @@ LONG = {
 # What a run leaves out unless it is asked for: what these show on Debian 13, on Debian 12, too.
 AGAIN = {
     f"{name} bookworm"
-    for name in ("bans", "learning", "limits", "looking_back", "metrics", "newsletter", "peers")
-}
+    for name in ("acme", "bans", "learning", "limits", "looking_back", "metrics", "newsletter")
+} | {f"{name} bookworm" for name in ("peers", "relay", "run_here", "watch")}
 
 
 def share(nodeid):
