@@ -4,9 +4,9 @@ import base64
 import grp
 import json
 import os
-import shutil
 import pwd
 import re
+import shutil
 import stat
 from pathlib import Path
 
