@@ -84,7 +84,9 @@ def make(lab, name):
             with Spy(server.machine, *dict((pillar or {}).get("accounts", ())).values()) as spy:
                 output = server.bootstrap(pillar)
             again = [*server.highstate()]
-            told.write_text(json.dumps({"output": output, "seen": spy.seen, "again": again}))
+            kept = server.machine.run("find /etc -name '*.before-mailsrv'").stdout
+            known = {"output": output, "seen": spy.seen, "again": again, "kept": kept}
+            told.write_text(json.dumps(known))
             server.machine.keep(disk)
     return disk, json.loads(told.read_text())
 
@@ -92,7 +94,8 @@ def make(lab, name):
 def copy(lab, name):
     """
     A copy of that server, running: `output` is what bootstrap said, `seen` what others could see
-    of it meanwhile, `again` what a second run changed before the machine was shut down.
+    of it meanwhile, `again` what a second run changed and `kept` what a first run had put aside
+    before the machine was shut down.
     """
     suite, fqdn, pillar, _ = RECIPES[name]
     disk, told = make(lab, name)

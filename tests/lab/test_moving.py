@@ -125,5 +125,4 @@ def test_while_dovecot_does_not_run_that_is_said_and_the_next_run_brings_it(serv
 def test_a_machine_with_a_mail_server_is_told_that_it_gives_way(two):
     assert "exim4 gives way to OpenSMTPD: its service is stopped" in two.output
     assert two.salt("mailbox.found") == {}
-    found = two.machine.run("find /etc -name '*.before-mailsrv'").stdout
-    assert found == "", "what its package brought is nobody's work"
+    assert two.kept == "", "what its package brought is nobody's work"
