@@ -113,6 +113,38 @@ def test_where_a_zone_is_refused_the_previous_one_stays(plan, records, tmp_path)
     assert found["served"] == ["example.com", "test.com", "test.org"]
 
 
+# As NSD writes it after a transfer.
+TRANSFERRED = """; zone test.org. is written by NSD 4.6.1
+test.org.\t3600\tIN\tSOA\tns1.example.net. hostmaster.test.org. 2099010100 3600 900 604800 3600
+test.org.\t3600\tIN\tTXT\t"(1)"
+"""
+
+
+def test_a_zone_that_came_from_elsewhere_stays_until_there_is_something_to_sign(
+    plan, loader, records, tmp_path
+):
+    """A second name server becomes the first while the mine is empty, or the signer lost its own."""
+    plan({"mx1": records, "mx2": {"example.org": [B]}})
+    loader.next_run(mailsrv={"nsd": loader["__pillar__"]["mailsrv"]["nsd"] | {"dnssec": True}})
+    assert nsd.plan()["faults"] == []  # NSD has had nothing of test.org
+    (tmp_path / "test.org.zone").write_text(TRANSFERRED)
+    assert nsd.plan()["faults"] == [
+        "test.org: mx2 has published no records of it; see docs/fleet.md#dns-of-all-machines, or "
+        "remove it from mailsrv:nsd:machines; it is served as NSD has it, and until then nothing "
+        "is changed"
+    ]
+    (tmp_path / "signer").mkdir()
+    (tmp_path / "signer/test.org.zone").write_text(f"; {nsd.COMMENT}\n")
+    found = nsd.plan()
+    assert (found["faults"], found["kept"]) == ([], ["test.org"])
+
+
+def test_the_serial_rises_above_that_of_a_zone_as_nsd_writes_it(plan, tmp_path):
+    (tmp_path / "test.org.zone").write_text(TRANSFERRED)
+    found = plan({"mx2": {"example.org": [B], "test.org": [B | {"name": "test.org."}]}})
+    assert serial(found["made"]["test.org"]) == 2099010101
+
+
 def test_a_machine_publishes_what_it_owns_and_nothing_else(plan, records, tmp_path):
     (tmp_path / "test.com.zone").write_text("as it was\n")
     others = ("test.com", "mail.example.com", "_domainkey.example.com", "com", "../../etc/x", "")
