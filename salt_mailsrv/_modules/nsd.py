@@ -126,7 +126,13 @@ def _staying(facts, settings):
     domains = [domain for owned in settings["machines"].values() for domain in owned]
     known = signer.staying(facts, domains)
     if settings["primary"]:  # what it gets as a secondary is in the place of what it signed
-        return {"faults": known["faults"] or [known["told"]] * known["stays"]}
+        first = settings["nameservers"][0]
+        fault = (
+            f"mailsrv:nsd:dnssec: this machine still signs, and {first} is the first name server "
+            "now; nothing is changed here until that one signs with the keys of this one, see "
+            f"{signer.WHERE}"
+        )
+        return {"faults": [fault] * known["stays"]}
     return {"signed": known["stays"], "staying": known["faults"], "told": known["told"]}
 
 
