@@ -192,6 +192,8 @@ def signing(
         # Before there were new ones that wait, all domains were signed.
         before = known.get("domains", domains) if known.get("signing") else []
         before = [domain for domain in domains if domain in before]
+        if source != name and known.get("signing") and not before and waits:
+            known = {}  # it stands so for others, and these domains still wait for their record
         lacking = []
         if known.get("signing", "" if waits else selector) != selector:
             lacking = _lacking(directory, selector, before or domains)

@@ -465,6 +465,22 @@ def test_a_new_domain_with_a_key_of_its_own_waits_as_well(signs, made, key):
     assert signs(waits=False)["changes"]["signing"] == {"old": "", "new": "s1"}
 
 
+def test_a_domain_that_waits_goes_on_to_wait_with_another_signer(signs, made, key):
+    """The key of all signs for another domain; in a directory of its own this one has it, too."""
+    shared = key.parent.with_name("shared") / key.name
+    made(shared, "s1")
+    made(key, "s1")
+    others = {"signing": "s1", "retired": {}, "domains": ["signed.example"]}
+    shared.with_name("rsa.signing").write_text(json.dumps(others))
+    adopt = [str(shared.with_name("rsa.signing"))]
+    signs.lacking = ["ns1 still lacks it"]
+    ret = signs(waits=True, adopt=adopt)
+    assert ret["comment"] == "nothing signs, s1 waits: ns1 still lacks it"
+    assert stage(signs) == {"signing": "", "retired": {}, "domains": []}
+    signs.lacking = []
+    assert signs(waits=True, adopt=adopt)["changes"]["signing"] == {"old": "", "new": "s1"}
+
+
 def test_a_domain_that_was_signed_before_there_were_new_ones_goes_on(signs, made, key):
     made(key, "s1")
     signs.lacking = ["ns1 still lacks it"]

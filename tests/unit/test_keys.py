@@ -339,3 +339,18 @@ def test_a_domain_waits_where_another_one_signs(signer, waiting):
     assert waits() == []  # the first run
     assert waits("a.example") == waiting
     assert waits("gone.example") == []
+    # Whose file was removed, as it says itself, goes on.
+    assert waits("a.example", "b.example") == []
+
+
+def test_the_key_of_all_is_that_of_the_first_domain_that_is_signed():
+    def taken(*signing):
+        given = {"domains": ["new.example", "a.example"], "mailsrv": {"dkim": {"selector": "s1"}}}
+        (key,) = model(given, signing=signing)["dkim"]["keys"]
+        assert key["waits"] is False
+        return key["adopt"], key["adopt_signing"]
+
+    top = KEYS["Debian"]
+    for signing, domain in (((), "new"), (["a.example"], "a"), (["gone.example"], "new")):
+        kept = f"{top}/{domain}.example"
+        assert taken(*signing) == ([f"{kept}/s1.private"], [f"{kept}/rsa.signing"])
