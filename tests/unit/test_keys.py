@@ -314,7 +314,8 @@ def test_the_selectors_of_a_directory_are_those_of_its_public_keys():
 
 
 def test_mail_of_a_new_domain_is_signed_as_the_one_above_or_the_first_one():
-    listed = [{"domains": ["b.example", "c.example"]}, {"domains": ["c.example"]}]
+    rsa = {"algorithm": "rsa", "domains": ["b.example", "c.example"]}
+    listed = [rsa, {"algorithm": "ed25519", "domains": ["c.example", "new.example"]}]
     domains = ["new.example", "a.c.example", "b.example", "c.example"]
     assert keys.signs_for(domains, listed) == {
         "new.example": "b.example",
@@ -322,6 +323,7 @@ def test_mail_of_a_new_domain_is_signed_as_the_one_above_or_the_first_one():
         "b.example": "b.example",
         "c.example": "c.example",
     }
+    assert keys.signs_for(domains, listed[1:])["new.example"] == "new.example"
     assert keys.signs_for(["a.example"], []) == {"a.example": "a.example"}
 
 

@@ -208,8 +208,11 @@ def signs_for(domains, listed):
     """
     By domain the one whose signature its mail has: its own; while its record is awaited, that of
     the nearest domain above it, or else of the first one. `listed` as :func:`signing` returns it.
+
+    Many verifiers know RSA alone: where RSA signs, whom it does not sign for still waits.
     """
-    signed = [domain for domain in domains if any(domain in key["domains"] for key in listed)]
+    known = [key for key in listed if key["algorithm"] == "rsa"] or listed
+    signed = [domain for domain in domains if any(domain in key["domains"] for key in known)]
 
     def nearest(domain):
         above = [other for other in signed if f".{domain}".endswith(f".{other}")]
