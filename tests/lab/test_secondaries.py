@@ -424,7 +424,9 @@ def test_debian_12_becomes_the_first_name_server_with_the_keys_of_the_other(serv
     ns1, ns2 = servers.both
     servers.delegate(ds)
     keys = "/var/lib/mailsrv-signer"
+    ns1.run("systemctl stop mailsrv-signer")
     moved = ns1.run(f"tar -C {keys} -cSf - keys | base64").stdout
+    ns1.run("systemctl start mailsrv-signer")
     ns2.run(f"mkdir -p {keys}; base64 -d | tar -C {keys} -xf -", input=moved)
     order = [{machine.fqdn: machine.address} for machine in (ns2, ns1)]
     for machine in servers.both:
