@@ -191,6 +191,8 @@ def signing(
             waits = False
         # Before there were new ones that wait, all domains were signed.
         before = known.get("domains", domains) if known.get("signing") else []
+        if source and source != name:
+            before = [*before, *_sharing(source, directory, known.get("signing", ""), domains)]
         before = [domain for domain in domains if domain in before]
         if source != name and known.get("signing") and not before and waits:
             known = {}  # it stands so for others, and these domains still wait for their record
@@ -306,6 +308,13 @@ def _signed(directory, selector, domains, before):
         if domain not in before and (why := _lacking(directory, selector, [domain]))
     }
     return [domain for domain in domains if domain not in awaited], awaited
+
+
+def _sharing(source, directory, selector, domains):
+    """Of domains that had a signer with a key for each, those whose key is this very one."""
+    record = content(os.path.join(os.path.dirname(source), f"{selector}.public"))
+    own = {d: content(os.path.join(directory, d, f"{selector}.public")) for d in domains}
+    return [domain for domain in domains if record and own[domain] == record]
 
 
 def _lacking(directory, selector, domains):

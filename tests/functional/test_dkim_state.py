@@ -4,6 +4,7 @@ import base64
 import grp
 import json
 import os
+import shutil
 import pwd
 import re
 import stat
@@ -400,6 +401,20 @@ def test_who_changes_the_signer_in_the_middle_of_it_goes_on_where_it_stood(signs
     assert signs("s2", adopt=adopt)["changes"]["keys"] == [str(key)]
     assert owner(key) == (SIGNER, GROUP, 0o440)
     assert signs("s2", adopt=adopt)["changes"] == {}
+
+
+def test_of_all_domains_of_another_signer_those_with_that_very_key_go_on(signs, made, key):
+    """From a key for each to one for all: where it is the same, its record stands."""
+    first, second, third = domains = ["example.com", "example.org", "example.net"]
+    for domain in first, third:
+        made(key.parent / domain / key.name, "s1")
+    shutil.copytree(key.parent / first, key.parent / second)
+    adopted = key.parent / first / "rsa.signing"
+    adopted.write_text(json.dumps({"signing": "s1", "retired": {}, "domains": [first]}))
+    made(key, "s1")
+    signs.lacking = ["not yet"]
+    assert signs(domains=domains, adopt=[str(adopted)])["result"] is True
+    assert stage(signs)["domains"] == [first, second]
 
 
 def test_a_file_that_is_damaged_is_named_and_left_as_it_is(signs, made, key):

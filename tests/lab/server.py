@@ -247,7 +247,8 @@ class Server:
                 validity = imap.response("UIDVALIDITY")[1]
                 parts = imap.uid("FETCH", "1:*", "(FLAGS INTERNALDATE BODY.PEEK[])")[1]
                 pieces = [b"".join(p) if isinstance(p, tuple) else p or b"" for p in parts]
-                found[name] = validity, b"".join(pieces)
+                # \Recent is of the session that sees a message first.
+                found[name] = validity, re.sub(rb"\\Recent ?", b"", b"".join(pieces))
         return found
 
     def wait(self, address, subject, folder="INBOX"):

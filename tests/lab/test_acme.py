@@ -358,13 +358,16 @@ def test_a_next_key_is_used_when_every_server_has_shown_it_for_a_while(acme, nam
         assert records() == [new]
         assert acme.served() == acme.standing()[0] != served
         assert server.highstate() == {}
-    assert server.salt("mailcheck.dns", domain, check=False) == {domain: "ok"}
+    # All is there, but the zone is not signed.
+    (unsigned,) = server.salt("mailcheck.dns", domain, check=False)[domain]
+    assert (unsigned["name"] + ".", unsigned["need"]) == (record, "recommended"), unsigned
     # One of two lets another CA issue for the whole domain, and ours for nothing.
     text = server.salt("mailsrv.zone", domain)
     barred, count = re.subn(r"(.*\tCAA\t)0 issue .*\n", '@ CAA 0 issue "other.example"\n', text)
     assert count == 1
     second.serve(domain, barred)
-    (found,) = server.salt("mailcheck.dns", domain, check=False)[domain]
+    found, other = server.salt("mailcheck.dns", domain, check=False)[domain]
+    assert other == unsigned
     assert (found["fault"], found["need"], found["name"]) == ("wrong", "required", domain)
     assert found["says"] == (
         f"{domain} CAA is wrong at ns2.provider.example ({NS['ns2']}): it keeps the CA of "

@@ -328,7 +328,7 @@ def test_the_own_check_finds_a_signer_with_another_key(server):
 
 
 def test_the_own_check_finds_a_queue_that_grows(lab, server):
-    lab.dns.serve("silent.example", HEAD + "@ MX 10 mx\nmx A 198.51.100.99\n")
+    lab.dns.serve("silent.example", HEAD + "@ MX 10 mx\nmx A 198.51.100.69\n")
     server.submit(next(iter(server.accounts)), ["a@silent.example", "b@silent.example"])
     said = until(lambda: server.faults("queue=1"), 20, "nothing waits")["queue"]
     assert re.fullmatch(

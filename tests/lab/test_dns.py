@@ -210,11 +210,18 @@ def serve(lab, name_servers, zones):
 
 
 def check(server, *arguments):
-    """The exit status of mailcheck.dns and the findings of each domain."""
+    """
+    The exit status of mailcheck.dns and the findings of each domain, but for the one that these
+    zones are not signed (test_secondaries.py has some that are).
+    """
     command = ["salt-call", "--out=json", "--log-level=warning", "mailcheck.dns", *arguments]
     run = server.machine.run(command, check=False)
     assert run.stderr == ""
-    return run.returncode, json.loads(run.stdout)["local"]
+    found = json.loads(run.stdout)["local"]
+    for domain, findings in found.items():
+        if findings != "ok":
+            found[domain] = [f for f in findings if " TLSA, DNSSEC: " not in f["says"]] or "ok"
+    return run.returncode, found
 
 
 def without(word):

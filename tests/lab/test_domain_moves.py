@@ -18,7 +18,7 @@ from fleet import SALT, Fleet
 from server import parsed
 from wire import until
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.again]
 
 DOMAIN = "moves.example"
 MIA, LEO = f"mia@{DOMAIN}", f"leo@{DOMAIN}"

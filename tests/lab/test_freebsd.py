@@ -7,7 +7,7 @@ import uuid
 
 import pytest
 
-from lab import HEAD
+from lab import HEAD, NS
 from server import arrived, signed_by
 from test_signers import OFFLINE, ORDINARY, SOMEBODY, leaving
 from wire import until
@@ -130,12 +130,21 @@ def test_rspamd_signs_and_looks_at_what_comes_in(bsd, lab, sink):
     assert bsd.highstate() == {}
 
 
-def test_dkimsign_signs(bsd, lab, sink):
-    with bsd.having(dkim={"signer": "dkimsign"}):
-        bsd.publish()  # it has one key for all domains
-        assert bsd.highstate() == {}
+def test_dkimsign_signs_for_each_domain_that_shows_its_key(bsd, lab, sink, name_servers):
+    """It has one key for all domains; who comes to it from another signer has none published."""
+    nameservers = [f"{name}.provider.example" for name in NS]
+    first, second = bsd.pillar["domains"]
+    with bsd.having(dkim={"signer": "dkimsign"}, dns={"nameservers": nameservers}):
+        signers = {d: signed_by(lab, message) for d, message in leaving(bsd, sink).items()}
+        assert signers == {first: {first}, second: {first}}
+        bsd.publish()
+        for domain in first, second:
+            for server in name_servers:
+                server.serve(domain, bsd.salt("mailsrv.zone", domain))
+        assert f"{bsd.facts['dkim']['directory']}/rsa.signing" in bsd.highstate()
         for domain, message in leaving(bsd, sink).items():
             assert signed_by(lab, message) == {domain}
+        assert bsd.highstate() == {}
     bsd.publish()
 
 

@@ -8,7 +8,7 @@ import pytest
 from server import CHECKOUT
 from stock import everywhere
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.again]
 
 
 @pytest.fixture(scope="module")
