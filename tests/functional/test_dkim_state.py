@@ -4,9 +4,9 @@ import base64
 import grp
 import json
 import os
-import shutil
 import pwd
 import re
+import shutil
 import stat
 from pathlib import Path
 
@@ -405,10 +405,13 @@ def test_who_changes_the_signer_in_the_middle_of_it_goes_on_where_it_stood(signs
 
 def test_of_all_domains_of_another_signer_those_with_that_very_key_go_on(signs, made, key):
     """From a key for each to one for all: where it is the same, its record stands."""
-    first, second, third = domains = ["example.com", "example.org", "example.net"]
+    first, second, third, fourth = domains = [f"{name}.example" for name in "abcd"]
     for domain in first, third:
         made(key.parent / domain / key.name, "s1")
-    shutil.copytree(key.parent / first, key.parent / second)
+    for domain in second, fourth:
+        shutil.copytree(key.parent / first, key.parent / domain)
+    waiting = {"signing": "", "retired": {}, "domains": []}
+    (key.parent / fourth / "rsa.signing").write_text(json.dumps(waiting))
     adopted = key.parent / first / "rsa.signing"
     adopted.write_text(json.dumps({"signing": "s1", "retired": {}, "domains": [first]}))
     made(key, "s1")
