@@ -5,7 +5,7 @@ schedule:
   mailsrv-follow:
     function: state.apply
     args: [mailsrv.opensmtpd]
-    kwargs: {queue: True}
+    kwargs: {queue: 5}            # where no more than so many runs wait already
     hours: 1
     splay: 600
     run_on_start: False

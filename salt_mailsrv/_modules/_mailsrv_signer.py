@@ -19,6 +19,7 @@ HOST = "127.0.0.1"
 TIMEOUT = 3  # seconds
 # For as long as a resolver may remember a DS record of the parent: most say a day.
 REMEMBERED = 2 * 86400
+LEAST = 6 * 86400  # seconds that a signature is good for: the signer renews it when a week is left
 SERVED = re.compile(r'served-serial: "(\d+)')
 WHERE = "docs/fleet.md#dnssec"
 
@@ -106,11 +107,12 @@ def ds(domain, port):
     wanted, fault = _signed(domain, port)
     if fault:
         return {"ds": [], "parent": [], "says": f"FAULT: {fault}", "fault": True}
-    lacking = [
-        f"{server} {answer.fault or 'does not show the signed zone yet'}"
+    lacking = {
+        server: f"{server} {answer.fault or 'does not show the signed zone yet'}"
         for server, answer in resolve.ask([(domain, "CDS")])[domain, "CDS"].items()
         if answer.fault or {*map(_plain, answer.values)} != {*wanted}
-    ]
+    }
+    lacking = [*lacking.values(), *_ageing(domain, lacking)]
     found = {"ds": wanted, "parent": [], "fault": False}
     try:
         there = found["parent"] = [*map(_plain, resolve.known(domain, "DS"))]
@@ -147,6 +149,30 @@ def _signed(domain, port):
         return [], f"the signer does not answer: {exc.__class__.__name__}; run mailsrv.nsd"
     found = [r.to_text() for rs in reply.answer if rs.rdtype == rdatatype.CDS for r in rs]
     return sorted(map(_plain, found)), "" if found else "the signer has not signed it; see its log"
+
+
+def _ageing(domain, silent):
+    """
+    Which servers show signatures that nobody renews, a sentence each: the signer does not, or what
+    it has signed does not come there. Those that are `silent` are not asked.
+    """
+    try:
+        _, servers = resolve.servers(domain)
+    except LookupError as exc:
+        return [] if silent else [str(exc)]
+    found = []
+    for server, address in servers.items():
+        if server in silent:
+            continue
+        try:
+            reply = resolve.exchange(f"{domain}.", "DNSKEY", address)
+        except (exception.DNSException, OSError, EOFError) as exc:
+            found.append(f"{server} does not answer by TCP: {type(exc).__name__}")
+            continue
+        ends = [r.expiration for rs in reply.answer if rs.rdtype == rdatatype.RRSIG for r in rs]
+        if min(ends, default=0) < time.time() + LEAST:
+            found.append(f"{server} has signatures that nobody renews; see {WHERE}")
+    return found
 
 
 def _plain(text):

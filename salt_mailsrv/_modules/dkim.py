@@ -233,7 +233,7 @@ def signs_for(domains, listed):
 
     .. code-block:: bash
 
-        salt-call dkim.signs_for '[a.example, b.example]' '[{"domains": [a.example]}]'
+        salt-call dkim.signs_for '[a.example]' '[{"algorithm": rsa, "domains": [a.example]}]'
     """
     return keys.signs_for(domains, listed)
 

@@ -53,7 +53,9 @@ def tell():
 def _told():
     path = f"{__salt__['mailsrv.here']()['facts']['kept']}/drift.json"
     with telling.alone(path) as alone:
-        finding = drift.of_run(__salt__["state.highstate"](test=True)) if alone else None
+        # Never queued, whatever the minion's state_queue says: the next look will tell.
+        states = __salt__["state.highstate"](test=True, queue=False) if alone else None
+        finding = drift.of_run(states) if alone else None
         # One that began meanwhile may have been half through.
         if finding is None or __salt__["saltutil.is_running"]("state.*"):
             return {"says": "another run goes on; the next look will tell"}, 0

@@ -80,6 +80,7 @@ def plan():
         signing = signed or os.path.exists(knot["config"])  # or it was, until now
         place = knot["zones"] if signed else own
         found |= _zones(settings, others, place, own, signing)
+        found["faults"] = _lost(found, others, own) if signed else []
     return found
 
 
@@ -125,8 +126,27 @@ def _staying(facts, settings):
     domains = [domain for owned in settings["machines"].values() for domain in owned]
     known = signer.staying(facts, domains)
     if settings["primary"]:  # what it gets as a secondary is in the place of what it signed
-        return {"faults": known["faults"] or [known["told"]] * known["stays"]}
+        first = settings["nameservers"][0]
+        fault = (
+            f"mailsrv:nsd:dnssec: this machine still signs, and {first} is the first name server "
+            "now; nothing is changed here until that one signs with the keys of this one, see "
+            f"{signer.WHERE}"
+        )
+        return {"faults": [fault] * known["stays"]}
     return {"signed": known["stays"], "staying": known["faults"], "told": known["told"]}
+
+
+def _lost(found, others, own):
+    """
+    The domains that NSD serves as they came from elsewhere, while nothing is here to be signed:
+    their zones would go. Of one of the administrator's own nothing is lost.
+    """
+    return [
+        f"{fault}; it is served as NSD has it, and until then nothing is changed"
+        for domain, fault in found["refused"].items()
+        if domain not in {*found["served"], *others}
+        and os.path.exists(os.path.join(own, f"{domain}.zone"))
+    ]
 
 
 def _owners(known):
@@ -202,7 +222,7 @@ def _zone(domain, listed, settings, standing, signing):
 
     if fault:
         return "", fault
-    found = re.search(r"\bSOA\b[^(]*\(\s*(\d+)", standing)
+    found = re.search(r"\bSOA\s+\S+\s+\S+\s+\(?\s*(\d{1,10})\b", standing)
     serial = int(found[1]) if found else 0
     if serial and numbered(serial) == standing:
         return standing, ""

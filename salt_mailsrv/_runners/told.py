@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 __virtualname__ = "told"
 
 TIMEOUT = 30  # seconds for an answer of the mail server
-NAME = re.compile(r"[A-Za-z0-9._@:/+=-]{1,200}")
+NAME = re.compile(r"(?!-)[A-Za-z0-9._@:/+=-]{1,200}")  # nothing that is an option of salt's
 MOST = 200  # names of a mail
 
 

@@ -194,6 +194,8 @@ def signing(
         if source and source != name:
             before = [*before, *_sharing(source, directory, known.get("signing", ""), domains)]
         before = [domain for domain in domains if domain in before]
+        if source != name and known.get("signing") and not before and waits:
+            known = {}  # it stands so for others, and these domains still wait for their record
         lacking = []
         if known.get("signing", "" if waits else selector) != selector:
             lacking = _lacking(directory, selector, before or domains)
@@ -284,7 +286,7 @@ def remembered(name, used, domains=None):
 
 
 def _known(path):
-    text = content(path).strip()
+    text = (content(path) or "").strip()
     try:
         return json.loads(text) if text else {}
     except ValueError:
@@ -309,10 +311,19 @@ def _signed(directory, selector, domains, before):
 
 
 def _sharing(source, directory, selector, domains):
-    """Of domains that had a signer with a key for each, those whose key is this very one."""
+    """
+    Of domains that had a signer with a key for each, those whose key is this very one, and did not
+    wait for its record there.
+    """
     record = content(os.path.join(os.path.dirname(source), f"{selector}.public"))
-    own = {d: content(os.path.join(directory, d, f"{selector}.public")) for d in domains}
-    return [domain for domain in domains if record and own[domain] == record]
+    places = {domain: os.path.join(directory, domain) for domain in domains}
+    return [
+        domain
+        for domain, place in places.items()
+        if record
+        and content(os.path.join(place, f"{selector}.public")) == record
+        and _known(os.path.join(place, os.path.basename(source))).get("signing") != ""
+    ]
 
 
 def _lacking(directory, selector, domains):

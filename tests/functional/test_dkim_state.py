@@ -405,10 +405,13 @@ def test_who_changes_the_signer_in_the_middle_of_it_goes_on_where_it_stood(signs
 
 def test_of_all_domains_of_another_signer_those_with_that_very_key_go_on(signs, made, key):
     """From a key for each to one for all: where it is the same, its record stands."""
-    first, second, third = domains = ["example.com", "example.org", "example.net"]
+    first, second, third, fourth = domains = [f"{name}.example" for name in "abcd"]
     for domain in first, third:
         made(key.parent / domain / key.name, "s1")
-    shutil.copytree(key.parent / first, key.parent / second)
+    for domain in second, fourth:
+        shutil.copytree(key.parent / first, key.parent / domain)
+    waiting = {"signing": "", "retired": {}, "domains": []}
+    (key.parent / fourth / "rsa.signing").write_text(json.dumps(waiting))
     adopted = key.parent / first / "rsa.signing"
     adopted.write_text(json.dumps({"signing": "s1", "retired": {}, "domains": [first]}))
     made(key, "s1")
@@ -478,6 +481,22 @@ def test_a_new_domain_with_a_key_of_its_own_waits_as_well(signs, made, key):
     signs.name.write_text('{"signing": "", "retired": {}, "domains": []}')
     signs.lacking = ["ns1 still lacks it"]
     assert signs(waits=False)["changes"]["signing"] == {"old": "", "new": "s1"}
+
+
+def test_a_domain_that_waits_goes_on_to_wait_with_another_signer(signs, made, key):
+    """The key of all signs for another domain; in a directory of its own this one has it, too."""
+    shared = key.parent.with_name("shared") / key.name
+    made(shared, "s1")
+    made(key, "s1")
+    others = {"signing": "s1", "retired": {}, "domains": ["signed.example"]}
+    shared.with_name("rsa.signing").write_text(json.dumps(others))
+    adopt = [str(shared.with_name("rsa.signing"))]
+    signs.lacking = ["ns1 still lacks it"]
+    ret = signs(waits=True, adopt=adopt)
+    assert ret["comment"] == "nothing signs, s1 waits: ns1 still lacks it"
+    assert stage(signs) == {"signing": "", "retired": {}, "domains": []}
+    signs.lacking = []
+    assert signs(waits=True, adopt=adopt)["changes"]["signing"] == {"old": "", "new": "s1"}
 
 
 def test_a_domain_that_was_signed_before_there_were_new_ones_goes_on(signs, made, key):

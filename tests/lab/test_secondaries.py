@@ -315,6 +315,23 @@ def test_a_signed_zone_is_validated_at_both_name_servers(servers, ds):
 
 
 @pytest.mark.usefixtures("ds")
+def test_signatures_that_nobody_renews_are_told_of_both_name_servers(servers):
+    ns1, knotc = servers.ns1, "knotc -c /etc/knot/mailsrv.conf"
+    short = "s/rrsig-lifetime: 14d/rrsig-lifetime: 5d/; s/rrsig-refresh: 7d/rrsig-refresh: 1d/"
+    ns1.run(["sed", "-i", short, "/etc/knot/mailsrv.conf"])
+    ns1.run(f"{knotc} reload; {knotc} zone-sign {DOMAIN}")
+
+    def told():
+        return call(ns1, "nsd.ds")[DOMAIN]["says"]
+
+    until(lambda: told().count("has signatures that nobody renews") == 2, 30, "nothing is told")
+    assert told().startswith("FAULT: ")
+    assert {*servers.fleet.highstate(ns1.fqdn)} >= {"mailsrv-signer-config"}
+    ns1.run(f"{knotc} zone-sign {DOMAIN}")
+    until(lambda: told() == "ok", 30, "they are not renewed")
+
+
+@pytest.mark.usefixtures("ds")
 def test_a_configuration_that_is_none_for_the_signer_is_refused(servers):
     fleet, ns1 = servers.fleet, servers.ns1
     config = "/etc/knot/mailsrv.conf"
@@ -403,16 +420,27 @@ def test_a_zone_is_unsigned_when_nobody_relies_on_it_any_more(servers, ds):
         proven(server, ds)
 
 
-def test_debian_12_signs_as_well(servers, ds):
-    ns2, before = servers.ns2, servers.fleet.pillar(servers.ns2.fqdn)
-    sign(servers, ns2, True, nameservers=[ns2.fqdn])
-    try:
-        assert run(servers, ns2)[1] == []
-        (record,) = until(lambda: call(ns2, "nsd.ds")[DOMAIN]["ds"], 30, "it does not sign")
-        assert record != ds[0]
-        until(is_signed(ns2), 30, "it does not serve what is signed")
-        proven(ns2, [record])
-        assert renews(ns2)
-        assert run(servers, ns2) == (set(), [])
-    finally:
-        servers.fleet.assign(ns2.fqdn, before)
+def test_debian_12_becomes_the_first_name_server_with_the_keys_of_the_other(servers, ds):
+    ns1, ns2 = servers.both
+    servers.delegate(ds)
+    keys = "/var/lib/mailsrv-signer"
+    ns1.run("systemctl stop mailsrv-signer")
+    moved = ns1.run(f"tar -C {keys} -cSf - keys | base64").stdout
+    ns1.run("systemctl start mailsrv-signer")
+    ns2.run(f"mkdir -p {keys}; base64 -d | tar -C {keys} -xf -", input=moved)
+    order = [{machine.fqdn: machine.address} for machine in (ns2, ns1)]
+    for machine in servers.both:
+        sign(servers, machine, True, nameservers=order)
+    before = serial(ns1)
+    assert run(servers, ns2)[1] == []
+    changed, failed = run(servers, ns1)
+    assert changed == set()
+    assert f"{ns2.fqdn} is the first name server now; nothing is changed here" in str(failed)
+    until(lambda: call(ns2, "nsd.ds")[DOMAIN]["says"] == "ok", 30, "the keys are not the same")
+    ns1.run("systemctl disable --now mailsrv-signer; rm /etc/knot/mailsrv.conf")
+    assert run(servers, ns1)[1] == []
+    for server in servers.both:
+        until(lambda server=server: serial(server) > before, 30, "it keeps its own zone")
+        proven(server, ds)
+    assert renews(ns2)
+    assert run(servers, ns2) == run(servers, ns1) == (set(), [])

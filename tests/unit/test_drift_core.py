@@ -61,6 +61,7 @@ def test_a_machine_where_nothing_would_change_is_well():
         ["Pillar failed to render with the following messages:", SECRET],
         {"no_|-states_|-states_|-None": {"result": False, "comment": "No Top file", "changes": {}}},
         {"x": state("of-somebody-else", True, sls="web")},
+        {"name": f"Salt highstate run is disabled. {SECRET}", "result": "False", "comment": SECRET},
         None,
     ],
 )

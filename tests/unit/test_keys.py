@@ -314,7 +314,8 @@ def test_the_selectors_of_a_directory_are_those_of_its_public_keys():
 
 
 def test_mail_of_a_new_domain_is_signed_as_the_one_above_or_the_first_one():
-    listed = [{"domains": ["b.example", "c.example"]}, {"domains": ["c.example"]}]
+    rsa = {"algorithm": "rsa", "domains": ["b.example", "c.example"]}
+    listed = [rsa, {"algorithm": "ed25519", "domains": ["c.example", "new.example"]}]
     domains = ["new.example", "a.c.example", "b.example", "c.example"]
     assert keys.signs_for(domains, listed) == {
         "new.example": "b.example",
@@ -322,6 +323,7 @@ def test_mail_of_a_new_domain_is_signed_as_the_one_above_or_the_first_one():
         "b.example": "b.example",
         "c.example": "c.example",
     }
+    assert keys.signs_for(domains, listed[1:])["new.example"] == "new.example"
     assert keys.signs_for(["a.example"], []) == {"a.example": "a.example"}
 
 
@@ -339,3 +341,18 @@ def test_a_domain_waits_where_another_one_signs(signer, waiting):
     assert waits() == []  # the first run
     assert waits("a.example") == waiting
     assert waits("gone.example") == []
+    # Whose file was removed, as it says itself, goes on.
+    assert waits("a.example", "b.example") == []
+
+
+def test_the_key_of_all_is_that_of_the_first_domain_that_is_signed():
+    def taken(*signing):
+        given = {"domains": ["new.example", "a.example"], "mailsrv": {"dkim": {"selector": "s1"}}}
+        (key,) = model(given, signing=signing)["dkim"]["keys"]
+        assert key["waits"] is False
+        return key["adopt"], key["adopt_signing"]
+
+    top = KEYS["Debian"]
+    for signing, domain in (((), "new"), (["a.example"], "a"), (["gone.example"], "new")):
+        kept = f"{top}/{domain}.example"
+        assert taken(*signing) == ([f"{kept}/s1.private"], [f"{kept}/rsa.signing"])

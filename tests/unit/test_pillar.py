@@ -186,6 +186,12 @@ def test_the_first_name_server_signs_and_no_other():
     assert nameserver("ns2.example.net", "ns2.example.net", **given)["dnssec"] is False
     alone = {"machines": MACHINES, "dnssec": True}
     assert nameserver("ns1.example.net", **alone)["dnssec"] is True
+    alone |= {"nameservers": ["ns1.example.net", "ns2.example.net"]}
+    assert nameserver("localhost", "ns1.example.net", **alone)["dnssec"] is True
+    assert nameserver("hidden.example.net", **alone)["dnssec"] is True
+    for fqdn, minion in (("ns2.example.net", "ns2"), ("localhost", "ns2.example.net")):
+        (fault,) = nameserver(fqdn, minion, **alone)
+        assert fault.startswith("mailsrv:nsd:dnssec: ns1.example.net alone signs, and ns2.")
 
 
 def test_a_machine_may_have_a_zone_within_its_own():

@@ -5,6 +5,7 @@ import time
 import pytest
 from _mailsrv import resolve
 from _mailsrv.resolve import Answer
+from dns import message, resolver
 from salt.exceptions import CommandExecutionError
 
 A = "a.example", "A"
@@ -57,6 +58,37 @@ def test_aliases_in_a_circle_are_followed_to_an_end():
     answers = {A: {"ns1": Answer(alias="b.example")}, B: {"ns1": Answer(alias="a.example")}}
     (answer,) = resolve._followed(A, answers, 8).values()
     assert answer.fault.startswith("leads from alias to alias, at last ")
+
+
+@pytest.mark.parametrize(
+    ("authority", "told"),
+    [
+        ("example. 1 IN SOA a. b. 1 1 1 1 1", True),
+        ("", True),
+        ("A.example. 1 IN SOA a. b. 1 1 1 1 1", False),
+    ],
+)
+def test_a_zone_itself_does_not_know_whether_its_parent_has_a_ds_record(
+    monkeypatch, authority, told
+):
+    """As it says where resolv.conf names a name server of ours before the resolver."""
+    reply = "id 1\nopcode QUERY\nrcode NOERROR\nflags QR AA\n;QUESTION\na.example. IN {}\n"
+    reply += f";ANSWER\n;AUTHORITY\n{authority}\n"
+
+    class Resolver:
+        def __init__(self, path):
+            pass
+
+        def resolve(self, name, kind, **_):
+            raise resolver.NoAnswer(response=message.from_text(reply.format(kind)))
+
+    monkeypatch.setattr(resolver, "Resolver", Resolver)
+    assert resolve.known("a.example", "CAA") == []
+    if told:
+        assert resolve.known("a.example", "DS") == []
+    else:
+        with pytest.raises(LookupError, match=r"names a server of a\.example itself"):
+            resolve.known("a.example", "DS")
 
 
 def test_no_answer_is_waited_for_behind_the_end_of_all():

@@ -113,3 +113,7 @@ def test_a_header_that_is_sent_is_none_in_the_mail(told, inbox):
     assert mail["Subject"] == "(no name): 200 states would change"
     assert "victim" not in mail.as_string()
     assert "rm -rf" not in mail.as_string()
+    # Nothing that salt would take for an option, in the command of the mail.
+    assert told.drift("-b1", {}) == "(no name): a run is not possible"
+    assert told.drift("mx1", {"changes": ["/etc/-x"]}) == "mx1: 1 states would change"
+    assert "would change:  /etc/-x" in inbox.messages[-1].get_payload()

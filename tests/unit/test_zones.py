@@ -4,11 +4,13 @@ import copy
 import re
 import time
 
+import _mailsrv_signer as signer
 import pytest
 import yaml
-from _mailsrv import published
+from _mailsrv import published, resolve
 from _mailsrv.published import LABEL, VALUES
 from _mailsrv.records import zone
+from dns import message
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -111,6 +113,82 @@ def test_where_a_zone_is_refused_the_previous_one_stays(plan, records, tmp_path)
     assert [*found["refused"]] == ["example.org", "test.org"]
     assert found["kept"] == ["test.org"]
     assert found["served"] == ["example.com", "test.com", "test.org"]
+
+
+# As NSD writes it after a transfer.
+TRANSFERRED = """; zone test.org. is written by NSD 4.6.1
+test.org.\t3600\tIN\tSOA\tns1.example.net. hostmaster.test.org. 2099010100 3600 900 604800 3600
+test.org.\t3600\tIN\tTXT\t"(1)"
+"""
+
+
+def test_a_zone_that_came_from_elsewhere_stays_until_there_is_something_to_sign(
+    plan, loader, records, tmp_path
+):
+    """A second name server becomes the first while the mine is empty; or the signer lost it."""
+    plan({"mx1": records, "mx2": {"example.org": [B]}})
+    loader.next_run(mailsrv={"nsd": loader["__pillar__"]["mailsrv"]["nsd"] | {"dnssec": True}})
+    assert nsd.plan()["faults"] == []  # NSD has had nothing of test.org
+    (tmp_path / "test.org.zone").write_text(TRANSFERRED)
+    assert nsd.plan()["faults"] == [
+        "test.org: mx2 has published no records of it; see docs/fleet.md#dns-of-all-machines, or "
+        "remove it from mailsrv:nsd:machines; it is served as NSD has it, and until then nothing "
+        "is changed"
+    ]
+    (tmp_path / "signer").mkdir()
+    (tmp_path / "signer/test.org.zone").write_text(f"; {nsd.COMMENT}\n")
+    found = nsd.plan()
+    assert (found["faults"], found["kept"]) == ([], ["test.org"])
+
+
+def test_who_signed_and_is_the_first_no_more_goes_on_until_the_new_one_has_the_keys(
+    plan, loader, records, tmp_path, monkeypatch
+):
+    plan({"mx1": records})
+    servers = [{"ns9.example.net": "192.0.2.1"}, {loader["__grains__"]["fqdn"]: "192.0.2.2"}]
+    given = {"machines": OWNERS, "nameservers": servers, "tsig": "c2VjcmV0" * 8, "dnssec": True}
+    loader.next_run(mailsrv={"nsd": given})
+    assert nsd.plan()["faults"] == []
+    (tmp_path / "knot.conf").touch()
+    monkeypatch.setattr(resolve, "known", lambda *asked: ["1 13 2 00"])
+    (fault,) = nsd.plan()["faults"]
+    assert "ns9.example.net is the first name server now" in fault
+    (tmp_path / "knot.conf").unlink()
+    assert nsd.plan()["primary"] == ["192.0.2.1"]
+
+
+@pytest.mark.parametrize("ds", [["1 13 2 00"], []])
+@pytest.mark.parametrize("ends", [{"ns1": 7, "ns2": 7}, {"ns1": 7, "ns2": 5}, {"ns1": 7}])
+def test_signatures_that_nobody_renews_are_told_before_they_end(monkeypatch, ds, ends):
+    """Of each server as it shows them: the signer may be dead, or the zone stuck on its way."""
+
+    def exchange(name, kind, address):
+        if address not in ends:
+            raise EOFError
+        end = time.strftime("%Y%m%d%H%M%S", time.gmtime(time.time() + ends[address] * 86400))
+        shown = f"{name} 1 IN RRSIG {kind} 13 2 1 {end} 20260101000000 1 {name} AAAA"
+        return message.from_text(f"id 1\n;QUESTION\n{name} IN {kind}\n;ANSWER\n{shown}\n")
+
+    servers = {server: resolve.Answer(["1 13 2 00"]) for server in ("ns1", "ns2")}
+    monkeypatch.setattr(signer, "_signed", lambda *asked: (["1 13 2 00"], ""))
+    monkeypatch.setattr(resolve, "ask", lambda asked: {asked[0]: servers})
+    monkeypatch.setattr(resolve, "known", lambda *asked: ds)
+    monkeypatch.setattr(resolve, "servers", lambda name: (name, {s: s for s in servers}))
+    monkeypatch.setattr(resolve, "exchange", exchange)
+    found = signer.ds("a.example", 54)
+    if ends.get("ns2") == 7:
+        well = "ok" if ds else "give it to the registrar of a.example"
+        assert (found["says"], found["fault"]) == (well, False)
+    else:
+        why = "ns2 has signatures that nobody renews" if "ns2" in ends else "ns2 does not answer"
+        assert found["says"].startswith(f"{'FAULT' if ds else 'wait with the DS record'}: {why}")
+        assert found["fault"] == bool(ds)
+
+
+def test_the_serial_rises_above_that_of_a_zone_as_nsd_writes_it(plan, tmp_path):
+    (tmp_path / "test.org.zone").write_text(TRANSFERRED)
+    found = plan({"mx2": {"example.org": [B], "test.org": [B | {"name": "test.org."}]}})
+    assert serial(found["made"]["test.org"]) == 2099010101
 
 
 def test_a_machine_publishes_what_it_owns_and_nothing_else(plan, records, tmp_path):

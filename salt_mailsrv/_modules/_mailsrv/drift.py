@@ -20,7 +20,8 @@ BUSY = "is running as PID"  # what Salt says instead of running states twice at 
 
 def of_run(states):
     """The finding of what ``state.highstate`` returned; None while another run goes on."""
-    if not isinstance(states, dict):
+    # A dictionary of something else comes of who has switched highstates off (state.disable).
+    if not isinstance(states, dict) or not all(isinstance(s, dict) for s in states.values()):
         return None if BUSY in str(states) else {**WELL, "impossible": True}
     ours = [
         state

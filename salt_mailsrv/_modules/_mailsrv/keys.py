@@ -111,7 +111,7 @@ def _keys(dkim, domains, facts):
     per process.
 
     Whoever changes the signer keeps the keys, and with them the DNS records: the shared key is
-    adopted by each domain, the first domain's key by all of them.
+    adopted by each domain, the key of the first domain that is signed by all of them.
     """
     keys = _keys_of("rsa", "", dkim, domains, facts)
     if dkim["ed25519"]:
@@ -122,13 +122,15 @@ def _keys(dkim, domains, facts):
 def _keys_of(algorithm, suffix, dkim, domains, facts):
     top, signer = facts["dkim"]["directory"], dkim["signer"]
     selector = f"{dkim['selector']}{suffix}"
+    signs = {*facts["standing"]["signing"]} & {*domains}
     own = [([domain], f"{top}/{domain}", [top]) for domain in domains]
     if signer == "dkimsign":
-        own = [(domains, top, [f"{top}/{domain}" for domain in domains[:1]])]
+        # Of one that waits for its record the key would be in vain for all.
+        first = [domain for domain in domains if domain in signs or not signs][:1]
+        own = [(domains, top, [f"{top}/{domain}" for domain in first])]
     # The 2015 formula's keys, adopted where they are published under the selector that is wanted.
     seed = facts["dkim"]["seed_key"] if selector == facts["dkim"]["seed_selector"] else ""
     bare = (algorithm, signer) == ("ed25519", "rspamd")
-    others = {*facts["standing"]["signing"]} & {*domains}
     return [
         {
             "domains": signed,
@@ -141,8 +143,8 @@ def _keys_of(algorithm, suffix, dkim, domains, facts):
             ],
             "signing": f"{directory}/{algorithm}.signing",
             "adopt_signing": [f"{other}/{algorithm}.signing" for other in elsewhere],
-            # RSA signs from the first message on where there is nothing else.
-            "waits": algorithm != "rsa" or bool(others - {*signed}),
+            # RSA signs from the first message on where there is nothing else, and goes on.
+            "waits": algorithm != "rsa" or (bool(signs) and signs.isdisjoint(signed)),
             "revoked": [f"{name}{suffix}" for name in dkim["revoked"]],
         }
         for signed, directory, elsewhere in own
@@ -206,8 +208,11 @@ def signs_for(domains, listed):
     """
     By domain the one whose signature its mail has: its own; while its record is awaited, that of
     the nearest domain above it, or else of the first one. `listed` as :func:`signing` returns it.
+
+    Many verifiers know RSA alone: where RSA signs, whom it does not sign for still waits.
     """
-    signed = [domain for domain in domains if any(domain in key["domains"] for key in listed)]
+    known = [key for key in listed if key["algorithm"] == "rsa"] or listed
+    signed = [domain for domain in domains if any(domain in key["domains"] for key in known)]
 
     def nearest(domain):
         above = [other for other in signed if f".{domain}".endswith(f".{other}")]

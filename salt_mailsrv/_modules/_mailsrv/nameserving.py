@@ -54,8 +54,15 @@ def serve(settings, fqdn, minion, faults):
         faults += _inner(found["machines"])
     addresses = found["addresses"]
     first, others = found["nameservers"][:1], found["nameservers"][1:]
-    known = [name for name in (names.domain(minion), names.domain(fqdn)) if name in addresses]
+    here = [name for name in map(names.domain, (minion, fqdn)) if name in found["nameservers"]]
+    known = [name for name in here if name in addresses]
     found |= {"primary": [], "secondaries": []}
+    if found["dnssec"] and {*here[:1]} & {*others} and not addresses.keys() & {*others}:
+        faults.append(
+            f"{PATH}:dnssec: {first[0]} alone signs, and {here[0]}, this machine, would sign with "
+            f"keys of its own; say where each name server is, like {here[0]}: 192.0.2.1, so that "
+            "the others get the zones from the first"
+        )
     if faults or not addresses.keys() & {*others}:
         return found
     if first[0] not in addresses:

@@ -76,14 +76,23 @@ def exchangers(domain):
 def known(name, kind):
     """
     What the system's resolver says, values as in a zone file; none where there are none. Raises
-    ``LookupError`` where it does not tell.
+    ``LookupError`` where it does not tell, which includes that it asked the wrong side for a DS
+    record: that is the parent's, and the zone itself has none (RFC 4035, section 3.1.4.1).
     """
     if resolver is None:
         raise LookupError(MISSING)
     try:
         local = resolver.Resolver(RESOLV_CONF)
         found = local.resolve(f"{name}.", kind, lifetime=RESOLVER_TIMEOUT, search=False)
-    except (resolver.NXDOMAIN, resolver.NoAnswer):
+    except resolver.NXDOMAIN:
+        return []
+    except resolver.NoAnswer as exc:
+        zones = [r.name for r in exc.kwargs["response"].authority if r.rdtype == rdatatype.SOA]
+        if kind == "DS" and name in map(bare, zones):
+            raise LookupError(
+                f"DNS does not tell {name} DS: {RESOLV_CONF} names a server of {name} itself where "
+                "a resolver belongs"
+            ) from None
         return []
     except (exception.DNSException, ValueError) as exc:
         raise LookupError(f"DNS does not tell {name} {kind}: {_words(exc)}") from None

@@ -8,7 +8,7 @@
 } %}
 {%- set told, minion = data.get("data"), data.get("id") %}
 {%- set name = told.get("name") if told is mapping %}
-{%- if name is string and name in readers and minion is string and minion | regex_match("([A-Za-z0-9._-]+)$") %}
+{%- if name is string and name in readers and minion is string and minion | regex_match("([A-Za-z0-9._-]+)\\Z") %}
 {%- set mods, keys = readers[name] %}
 mailsrv-published:
   local.state.apply:
@@ -16,5 +16,7 @@ mailsrv-published:
     - tgt_type: compound
     - args:
       - mods: {{ mods }}
-      - queue: True
+      # One that waits takes in all that is published meanwhile: more of them, from who sends events
+      # without end, are refused.
+      - queue: 5
 {%- endif %}
