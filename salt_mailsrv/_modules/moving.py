@@ -7,6 +7,7 @@ import concurrent.futures
 import contextlib
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import smtplib
@@ -17,6 +18,7 @@ import time
 
 import _mailsrv_carrying as carrying
 import _mailsrv_disk as disk
+import psutil
 from _mailsrv import moving, waiting
 from _mailsrv.faults import show
 from _mailsrv_here import Here, valid
@@ -76,14 +78,17 @@ def noted(name, test=False):
 
         salt-call moving.noted /var/lib/mailsrv/moving.json test=True
     """
-    model, facts = _known()
-    before = facts["standing"]["moving"]
-    after = moving.noted(before, model["moves"])
-    if not test and after:
-        _write(name, after)
-    elif not test:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
+    model, _ = _known()
+    if not model["moves"] and not os.path.exists(name):
+        return {}
+    with contextlib.nullcontext() if test else _alone(name):
+        before = _records(name)
+        after = moving.noted(before, model["moves"])
+        if not test and after:
+            _write(name, after)
+        elif not test:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
     return {
         domain: after.get(domain, {}).get("phase", "no longer noted")
         for domain in sorted({*before, *after})
@@ -271,13 +276,16 @@ def freeze(domain):
     _move(model, domain, "to", "here", "frozen")
     _no_run()
     path = f"{facts['directory']}/moving"
-    if f"{domain} " not in disk.text(path):
+    if domain not in (line.partition(" ")[0] for line in disk.text(path).splitlines()):
         raise CommandExecutionError(f"moving: {path} has no {domain}: run the highstate first")
     _note(facts, domain, {"phase": "frozen"})
     with open(path, "rb") as before:
-        _tell_deliver(path, domain, "frozen")
+        _tell_deliver(facts, domain, "frozen")
+        # Whoever stores holds the lock of the file that has let him, which may be one of before the
+        # last run, or none: who delivers now is waited for, too.
+        delivering = _deliveries(facts)
         until = time.monotonic() + DELIVERIES
-        while not _locked(before):
+        while not _locked(before) or delivering & _deliveries(facts):
             if time.monotonic() > until:
                 thaw(domain)
                 raise CommandExecutionError(
@@ -309,7 +317,7 @@ def frozen(domain):
     locked = {line.partition(":")[0] for line in lines if "}!" in line}
     if not {*move["accounts"]} <= locked:
         raise CommandExecutionError("moving: its accounts can log in: run the highstate")
-    if f"{domain} frozen\n" not in disk.text(f"{facts['directory']}/moving"):
+    if f"{domain} frozen" not in disk.text(f"{facts['directory']}/moving").splitlines():
         raise CommandExecutionError("moving: mail for it is delivered: run this again")
     until = time.monotonic() + 30
     while users := _sessions(move["accounts"], facts):
@@ -339,7 +347,7 @@ def thaw(domain):
     _move(model, domain, "to", "here", "frozen")
     _no_run()
     _note(facts, domain, {"phase": "here"})
-    _tell_deliver(f"{facts['directory']}/moving", domain, "here")
+    _tell_deliver(facts, domain, "here")
     return {"phase": "here"}
 
 
@@ -434,15 +442,32 @@ def _directory(facts, domain):
     return f"{facts['run']}/moving/{domain}"
 
 
-def _write(path, records):
+@contextlib.contextmanager
+def _alone(path):
+    """Nobody else changes this file meanwhile: two domains may move at once."""
     os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+    handle = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    with os.fdopen(handle) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _records(path):
+    """What is noted now: what a run knows of it, it has read when it began."""
+    return moving.records(json.loads(disk.text(path) or "{}"))
+
+
+def _write(path, records):
     disk.write(path, moving.text(records))
 
 
 def _note(facts, domain, more):
-    records = facts["standing"]["moving"]
-    records = {**records, domain: {**records[domain], **more}}
-    _write(f"{facts['kept']}/moving.json", records)
+    path = f"{facts['kept']}/moving.json"
+    with _alone(path):
+        records = _records(path)
+        if domain not in records:
+            raise CommandExecutionError(f"moving: {path} has no {domain}: run the highstate first")
+        _write(path, {**records, domain: {**records[domain], **more}})
 
 
 def _no_run():
@@ -452,9 +477,22 @@ def _no_run():
         raise CommandExecutionError(f"moving: {what} is going on here; wait for it")
 
 
-def _tell_deliver(path, domain, phase):
-    lines = [line for line in disk.text(path).splitlines() if not line.startswith(f"{domain} ")]
-    disk.write(path, "".join(f"{line}\n" for line in [*lines, f"{domain} {phase}"]), 0o644)
+def _tell_deliver(facts, domain, phase):
+    path = f"{facts['directory']}/moving"
+    with _alone(f"{facts['kept']}/moving.json"):
+        lines = disk.text(path).splitlines()
+        lines = [line for line in lines if not line.startswith(f"{domain} ")]
+        disk.write(path, "".join(f"{line}\n" for line in [*lines, f"{domain} {phase}"]), 0o640)
+
+
+def _deliveries(facts):
+    """The processes that deliver now, whether or not they hold a lock: see smtpd.conf."""
+    found, command = set(), f"do q({facts['directory']}/deliver)"
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if command in " ".join(process.cmdline()):
+                found.add(process)  # equal to itself alone, whatever takes its number
+    return found
 
 
 def _locked(file):
