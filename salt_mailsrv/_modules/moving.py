@@ -18,6 +18,7 @@ import time
 
 import _mailsrv_carrying as carrying
 import _mailsrv_disk as disk
+import _mailsrv_published as published
 import psutil
 from _mailsrv import moving, waiting
 from _mailsrv.faults import show
@@ -31,6 +32,8 @@ TRIES = 3  # where a mailbox has changed meanwhile
 STALLED = 60  # seconds without a byte from the other end
 HAND_ON = 60  # seconds for what has waited
 DELIVERIES = 90  # seconds that deliveries under way may take still
+RUNS = 300  # seconds for which a run of Salt is waited for
+WRITERS = ("mailsrv.migrate*", "mailbox.*")  # what puts mail into mailboxes without smtpd(8)
 SMTP = 25
 
 
@@ -46,8 +49,9 @@ def state(domain):
         One of ``mailsrv:moves_to``, or of ``mailsrv:moves_from``.
 
     Returns it as :class:`_mailsrv.model.Move`, and what the other machine has to know of this one:
-    ``host``, its name, and ``shown``, its certificate, PEM, where that is self-signed. Raises
-    ``CommandExecutionError`` where the pillar is not valid, or the domain does not move.
+    ``host``, its name; ``shown``, its certificate, PEM, where that is self-signed; ``sends_from``,
+    its addresses. Raises ``CommandExecutionError`` where the pillar is not valid, or the domain
+    does not move.
 
     CLI Example:
 
@@ -57,7 +61,8 @@ def state(domain):
     """
     model, _ = _known()
     move = _move(model, domain)
-    return {**move, "host": model["hostname"], "shown": __salt__["mailsrv.certificate"]()}
+    known = {"host": model["hostname"], "shown": __salt__["mailsrv.certificate"]()}
+    return {**move, **known, "sends_from": published.sent_from(model, __grains__)}
 
 
 def noted(name, test=False):
@@ -176,9 +181,9 @@ def fetch(domain, host, certificate, port=moving.PORT):
     move = _move(model, domain, "from", "waiting")
     began = time.monotonic()
     with _key(facts, domain, certificate) as directory:
-        if not move["copied"]:
-            _all_empty(move, facts)
-            _note(facts, domain, {"copied": True})
+        if new := [name for name in move["accounts"] if name not in move["copied"]]:
+            _all_empty(new, move["peer"], facts)
+            _note(facts, domain, {"copied": [*move["copied"], *new]})
         at = (directory, str(host), str(port))
         with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
             said = pool.map(lambda name: _copy(name, at, facts), move["accounts"])
@@ -275,6 +280,7 @@ def freeze(domain):
     model, facts = _known()
     _move(model, domain, "to", "here", "frozen")
     _no_run()
+    _no_writer()
     path = f"{facts['directory']}/moving"
     if domain not in (line.partition(" ")[0] for line in disk.text(path).splitlines()):
         raise CommandExecutionError(f"moving: {path} has no {domain}: run the highstate first")
@@ -297,13 +303,14 @@ def freeze(domain):
 
 def frozen(domain):
     """
-    Whether nothing changes any more in the mailboxes of a domain: nobody may log in, and nobody has
-    a session. Waits a while for those who are being logged out.
+    From now on nothing changes any more in the mailboxes of a domain: nobody may log in, and nobody
+    has a session. Waits a while for those who are being logged out.
 
     domain
         One of ``mailsrv:moves_to``.
 
-    Raises ``CommandExecutionError`` where it is not so.
+    Returns the addresses of those who had a session until now, sorted. Raises
+    ``CommandExecutionError`` where it is not so.
 
     CLI Example:
 
@@ -319,14 +326,16 @@ def frozen(domain):
         raise CommandExecutionError("moving: its accounts can log in: run the highstate")
     if f"{domain} frozen" not in disk.text(f"{facts['directory']}/moving").splitlines():
         raise CommandExecutionError("moving: mail for it is delivered: run this again")
-    until = time.monotonic() + 30
+    _no_writer()
+    until, kicked = time.monotonic() + 30, set()
     while users := _sessions(move["accounts"], facts):
+        kicked |= users
         for user in users:
             _run([facts["dovecot"]["doveadm"], "kick", user], check=False)
         if time.monotonic() > until:
             raise CommandExecutionError(f"moving: still logged in: {', '.join(sorted(users))}")
         time.sleep(0.3)
-    return True
+    return sorted(kicked)
 
 
 def thaw(domain):
@@ -351,25 +360,31 @@ def thaw(domain):
     return {"phase": "here"}
 
 
-def take(domain):
+def take(domain, addresses=()):
     """
     The domain is here from the next run on, and its mailboxes are never again a copy.
 
     domain
         One of ``mailsrv:moves_from`` that :func:`fetch` has brought.
 
+    addresses
+        Those that the other machine sends from: it hands on late mail, which may have one of our
+        users for its sender, so that it is believed as a backup MX is while ``moves_from`` stands.
+
     CLI Example:
 
     .. code-block:: bash
 
-        salt-call moving.take example.org
+        salt-call moving.take example.org '[192.0.2.1]'
     """
     model, facts = _known()
     move = _move(model, domain, "from", "waiting", "here")
-    if not move["copied"]:
-        raise CommandExecutionError(f"moving: {domain} was not copied yet; run mailsrv.move")
+    if missing := {*move["accounts"]} - {*move["copied"]} if move["phase"] == "waiting" else ():
+        raise CommandExecutionError(
+            f"moving: {', '.join(sorted(missing)[:10])}: not copied yet; run mailsrv.move"
+        )
     _no_run()
-    _note(facts, domain, {"phase": "here"})
+    _note(facts, domain, {"phase": "here", "addresses": [*addresses]})
     return {"phase": "here"}
 
 
@@ -467,14 +482,29 @@ def _note(facts, domain, more):
         records = _records(path)
         if domain not in records:
             raise CommandExecutionError(f"moving: {path} has no {domain}: run the highstate first")
-        _write(path, {**records, domain: {**records[domain], **more}})
+        records[domain].update(more)
+        try:
+            _write(path, moving.records(records))
+        except ValueError as exc:
+            raise CommandExecutionError(f"moving: {more} is not noted: {exc}") from None
 
 
 def _no_run():
-    """A run that has begun would write what it has read before."""
-    if running := __salt__["saltutil.is_running"]("state.*"):
-        what = running[0].get("fun", "a run")
-        raise CommandExecutionError(f"moving: {what} is going on here; wait for it")
+    """A run that has begun would write what it has read before: it is waited for."""
+    until = time.monotonic() + RUNS
+    while running := __salt__["saltutil.is_running"]("state.*"):
+        if time.monotonic() > until:
+            what = running[0].get("fun", "a run")
+            raise CommandExecutionError(f"moving: {what} is going on here; wait for it")
+        time.sleep(0.5)
+
+
+def _no_writer():
+    for function in WRITERS:
+        if running := __salt__["saltutil.is_running"](function):
+            raise CommandExecutionError(
+                f"moving: {running[0]['fun']} is going on here and may bring mail; wait for it"
+            )
 
 
 def _tell_deliver(facts, domain, phase):
@@ -520,19 +550,19 @@ def _key(facts, domain, certificate):
 
 
 def _sessions(accounts, facts):
-    who = _run([facts["dovecot"]["doveadm"], "who", "-1"], check=False)
+    who = _run([facts["dovecot"]["doveadm"], "who", "-1"])
     return {line.split()[0] for line in who.splitlines() if line.split()[:1]} & {*accounts}
 
 
-def _all_empty(move, facts):
+def _all_empty(accounts, peer, facts):
     """Mailboxes that are made the same as others lose what they have."""
-    for name in move["accounts"]:
+    for name in accounts:
         status = ["mailbox", "status", "-u", name, "-t", "messages", "*"]
         said = _run([facts["dovecot"]["doveadm"], "-f", "tab", *status]).split()
         if said[-1:] != ["0"]:
             raise CommandExecutionError(
                 f"moving: {name} has mail here, {said[-1] if said else '?'} messages, which "
-                f"the copy of {move['peer']}'s would replace. Is this the right machine? If the "
+                f"the copy of {peer}'s would replace. Is this the right machine? If the "
                 "mail is left over, remove the domain here, run the highstate and mailsrv.purge "
                 f"{name}"
             )

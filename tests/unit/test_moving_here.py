@@ -48,6 +48,14 @@ def test_two_domains_that_move_at_once_do_not_put_each_other_back(facts):
         assert sorted(file.read().splitlines()) == [f"{d} gone" for d in sorted(DOMAINS)]
 
 
+def test_what_smtpd_could_not_be_told_is_not_noted(facts):
+    for hostname, certificate in ("mx2.example.net\nlisten", ""), ("mx2.example.net", "x"):
+        known = {"phase": "gone", "hostname": hostname, "certificate": certificate}
+        with pytest.raises(CommandExecutionError, match="is not noted: what it says of"):
+            moving._note(facts, DOMAINS[0], known)
+    assert phases(facts) == dict.fromkeys(DOMAINS, "here")
+
+
 def test_what_was_never_noted_is_not_noted_in_the_middle(facts):
     with pytest.raises(CommandExecutionError, match=r"has no example\.com: run the h"):
         moving._note(facts, "example.com", {"phase": "frozen"})
