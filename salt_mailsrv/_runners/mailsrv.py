@@ -310,9 +310,20 @@ class _Move:
 
     def __init__(self, domain, here, there, port, told):
         self._domain, self._here, self._there = str(domain).lower(), here, there
-        self._port, self._told = port, told
+        self._port, self._told, self._out = port, told, False
 
     def run(self, dns, test):
+        try:
+            self._run(dns, test)
+        except _Red as red:
+            if not self._out:
+                raise
+            raise _Red(
+                f"{red}. The users of {self._domain} are out, and its mail waits: mend that, and "
+                "run it again now"
+            ) from None
+
+    def _run(self, dns, test):
         both = [self._here, self._there]
         _answering(both, "list")
         for function in "saltutil.sync_all", "saltutil.refresh_pillar":
@@ -348,6 +359,7 @@ class _Move:
             found[name] = self._one(name, "moving.state", self._domain)
         self._found = found
         here, there = found[self._here], found[self._there]
+        self._out = here["phase"] == "frozen"
         if here["way"] != "to" or here["peer"] != self._there:
             raise _Red(
                 f"{self._here}: its pillar needs moves_to: {{{self._domain}: {self._there}}}"
@@ -423,16 +435,14 @@ class _Move:
             self._one(self._there, "moving.take", self._domain, sends_from)
             self._apply([self._there], "state.apply", "mailsrv.opensmtpd")
         except BaseException as exc:
-            why = exc if isinstance(exc, _Red) else f"it was cut off: {exc!r}"
-            raise _Red(
-                f"{why}. The users of {self._domain} are out, and its mail waits: mend that, and "
-                "run it again now"
-            ) from None
+            self._out = True
+            raise _Red(exc if isinstance(exc, _Red) else f"it was cut off: {exc!r}") from None
         self._told["seconds without access"] = round(time.monotonic() - began, 1)
 
     def _undone(self):
         """The domain stays where it was; whether that is so, a sentence."""
         _progress(f"{self._domain} stays on {self._here}")
+        self._out = False
         try:
             self._one(self._here, "moving.thaw", self._domain)
             self._apply([self._here], "state.apply", "mailsrv.dovecot")
@@ -479,6 +489,7 @@ class _Move:
         return said.get("ret", "")
 
     def _leave(self):
+        self._out = False  # they are in again, there
         there = self._found[self._there]
         code = self._one(self._here, "moving.answer", self._domain, there["host"], there["shown"])
         if code != 250:
@@ -495,15 +506,14 @@ class _Move:
         _progress(f"{function} {' '.join(arguments)} on {_listed(names)}")
         until = time.monotonic() + OTHERS
         while names:
-            failed = {}
-            for name, answer in _ask(names, function, list(arguments)).items():
-                if said := _failed(answer):
-                    failed[name] = said
+            answers = _ask(names, function, list(arguments))
+            failed = {name: said for name, answer in answers.items() if (said := _failed(answer))}
             # Another run on a machine, as one by cron, is waited for.
             names = [name for name, said in failed.items() if "is running as PID" in said]
-            if failed.keys() - {*names} or (names and time.monotonic() > until):
+            if len(failed) > len(names) or (names and time.monotonic() > until):
                 raise _Red("; ".join(f"{name}: {said}" for name, said in sorted(failed.items())))
-            time.sleep(2 if names else 0)
+            if names:
+                time.sleep(2)
 
     def _one(self, name, function, *arguments):
         """What one machine returns."""
