@@ -291,7 +291,7 @@ def freeze(domain):
         # last run, or none: who delivers now is waited for, too.
         delivering = _deliveries(facts)
         until = time.monotonic() + DELIVERIES
-        while not _locked(before) or delivering & _deliveries(facts):
+        while _is_held(before) or delivering & _deliveries(facts):
             if time.monotonic() > until:
                 thaw(domain)
                 raise CommandExecutionError(
@@ -526,10 +526,21 @@ def _deliveries(facts):
 
 
 def _locked(file):
-    """Whether no delivery that has seen this file goes on."""
+    """Lock it, if nobody has."""
     with contextlib.suppress(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
+    return False
+
+
+def _is_held(file):
+    """
+    Whether a delivery that has seen this file goes on. The lock is given back: one that is waited
+    for, too, may wait for it.
+    """
+    if not _locked(file):
+        return True
+    fcntl.flock(file, fcntl.LOCK_UN)
     return False
 
 

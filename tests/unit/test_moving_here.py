@@ -72,10 +72,9 @@ def test_who_delivers_without_a_lock_is_seen_until_he_ends(facts):
     assert moving._deliveries(facts) == set()
 
 
-def test_a_lock_of_nobodys_is_one_that_can_be_had(facts):
+def test_to_look_whether_somebody_delivers_holds_up_nobody(facts):
     path = f"{facts['directory']}/moving"
-    with open(path, "w") as mine, open(path) as theirs:
-        assert moving._locked(theirs)
-        fcntl.flock(theirs, fcntl.LOCK_UN)
-        fcntl.flock(mine, fcntl.LOCK_SH)
-        assert not moving._locked(theirs)
+    with open(path, "w") as delivery, open(path) as freeze:
+        assert not moving._is_held(freeze)
+        fcntl.flock(delivery, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        assert moving._is_held(freeze)
