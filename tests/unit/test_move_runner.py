@@ -1,10 +1,13 @@
 """What the run on the master makes of what two machines answer, at the worst moments."""
 
+import contextlib
+
 import pytest
 
 from saltext.mailsrv.runners import mailsrv
 
 MX1, MX2 = "mx1.example.net", "mx2.example.net"
+COPY = mailsrv._Move._copy
 BUSY = ['The function "state.highstate" is running as PID 7 and was started at noon with jid 8']
 
 
@@ -27,7 +30,9 @@ class Machines:
             raise said
         if isinstance(said, str):
             return {"ret": said, "retcode": 1}
-        if function.startswith(("moving.", "state.")) and function not in ("moving.state",):
+        if function == "saltutil.term_job":
+            self.asked.append((name, function, *arguments))
+        if function.startswith(("moving.", "state.")) and function != "moving.state":
             self.asked.append((name, function, *arguments[1:]))
         moved = {"freeze": "frozen", "thaw": "here", "take": "here", "leave": "gone"}
         word = function.partition(".")[2]
@@ -58,6 +63,30 @@ def machines(monkeypatch, tmp_path):
     monkeypatch.setattr(mailsrv._Move, "_copy", lambda self: 0)
     monkeypatch.setattr(mailsrv.time, "sleep", lambda seconds: None)
     return found
+
+
+class Client(contextlib.nullcontext):
+    """Who gives jobs away; the one who hands out has said nothing yet."""
+
+    def __enter__(self):
+        return self
+
+    def cmd_async(self, *arguments):
+        return "20261127"
+
+    def get_cache_returns(self, job):
+        return {}
+
+
+@pytest.mark.parametrize("wrong", [KeyboardInterrupt(), "it hangs"])
+def test_who_hands_out_ends_whatever_the_other_one_does(machines, monkeypatch, wrong):
+    monkeypatch.setattr(mailsrv, "ENDING", 0)
+    monkeypatch.setattr(mailsrv._Move, "_copy", COPY)
+    monkeypatch.setattr(mailsrv.salt.client, "get_local_client", lambda mopts: Client())
+    machines.answers[MX2, "moving.fetch"] = wrong
+    machines.phase[MX1] = "frozen"
+    assert "as before; mend that and run it again" in move()["stopped"]
+    assert (MX1, "saltutil.term_job", "20261127") in machines.asked
 
 
 def move():
