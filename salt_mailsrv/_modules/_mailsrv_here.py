@@ -22,6 +22,20 @@ def valid(model, faults):
     return model
 
 
+def _moving(path):
+    """What is noted of domains that move, by domain; a sentence where that cannot be read."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return moving.records(json.load(file))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as exc:
+        return (
+            f"{path}: {exc}; a domain that has moved would be served here, too: restore the file "
+            "from a backup, or remove it where none has"
+        )
+
+
 class Same:
     """Things as a question: equal to another one of the very same things."""
 
@@ -76,7 +90,7 @@ class Here:
                 ),
                 "backup_for": self._standing(f"{known['directory']}/backup/known"),
                 "signing": [*self._standing(f"{known['dkim']['directory']}/domains")],
-                "moving": moving.records(self._standing(f"{known['kept']}/moving.json")),
+                "moving": _moving(f"{known['kept']}/moving.json"),
             },
         }
 

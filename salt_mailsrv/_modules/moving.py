@@ -7,6 +7,7 @@ import concurrent.futures
 import contextlib
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import smtplib
@@ -17,6 +18,8 @@ import time
 
 import _mailsrv_carrying as carrying
 import _mailsrv_disk as disk
+import _mailsrv_published as published
+import psutil
 from _mailsrv import moving, waiting
 from _mailsrv.faults import show
 from _mailsrv_here import Here, valid
@@ -29,6 +32,8 @@ TRIES = 3  # where a mailbox has changed meanwhile
 STALLED = 60  # seconds without a byte from the other end
 HAND_ON = 60  # seconds for what has waited
 DELIVERIES = 90  # seconds that deliveries under way may take still
+RUNS = 300  # seconds for which a run of Salt is waited for
+WRITERS = ("mailsrv.migrate*", "mailbox.*")  # what puts mail into mailboxes without smtpd(8)
 SMTP = 25
 
 
@@ -44,8 +49,9 @@ def state(domain):
         One of ``mailsrv:moves_to``, or of ``mailsrv:moves_from``.
 
     Returns it as :class:`_mailsrv.model.Move`, and what the other machine has to know of this one:
-    ``host``, its name, and ``shown``, its certificate, PEM, where that is self-signed. Raises
-    ``CommandExecutionError`` where the pillar is not valid, or the domain does not move.
+    ``host``, its name; ``shown``, its certificate, PEM, where that is self-signed; ``sends_from``,
+    its addresses. Raises ``CommandExecutionError`` where the pillar is not valid, or the domain
+    does not move.
 
     CLI Example:
 
@@ -55,7 +61,8 @@ def state(domain):
     """
     model, _ = _known()
     move = _move(model, domain)
-    return {**move, "host": model["hostname"], "shown": __salt__["mailsrv.certificate"]()}
+    known = {"host": model["hostname"], "shown": __salt__["mailsrv.certificate"]()}
+    return {**move, **known, "sends_from": published.sent_from(model, __grains__)}
 
 
 def noted(name, test=False):
@@ -76,14 +83,17 @@ def noted(name, test=False):
 
         salt-call moving.noted /var/lib/mailsrv/moving.json test=True
     """
-    model, facts = _known()
-    before = facts["standing"]["moving"]
-    after = moving.noted(before, model["moves"])
-    if not test and after:
-        _write(name, after)
-    elif not test:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
+    model, _ = _known()
+    if not model["moves"] and not os.path.exists(name):
+        return {}
+    with contextlib.nullcontext() if test else _alone(name):
+        before = _records(name)
+        after = moving.noted(before, model["moves"])
+        if not test and after:
+            _write(name, after)
+        elif not test:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
     return {
         domain: after.get(domain, {}).get("phase", "no longer noted")
         for domain in sorted({*before, *after})
@@ -171,9 +181,9 @@ def fetch(domain, host, certificate, port=moving.PORT):
     move = _move(model, domain, "from", "waiting")
     began = time.monotonic()
     with _key(facts, domain, certificate) as directory:
-        if not move["copied"]:
-            _all_empty(move, facts)
-            _note(facts, domain, {"copied": True})
+        if new := [name for name in move["accounts"] if name not in move["copied"]]:
+            _all_empty(new, move["peer"], facts)
+            _note(facts, domain, {"copied": [*move["copied"], *new]})
         at = (directory, str(host), str(port))
         with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
             said = pool.map(lambda name: _copy(name, at, facts), move["accounts"])
@@ -270,14 +280,18 @@ def freeze(domain):
     model, facts = _known()
     _move(model, domain, "to", "here", "frozen")
     _no_run()
+    _no_writer()
     path = f"{facts['directory']}/moving"
-    if f"{domain} " not in disk.text(path):
+    if domain not in (line.partition(" ")[0] for line in disk.text(path).splitlines()):
         raise CommandExecutionError(f"moving: {path} has no {domain}: run the highstate first")
     _note(facts, domain, {"phase": "frozen"})
     with open(path, "rb") as before:
-        _tell_deliver(path, domain, "frozen")
+        _tell_deliver(facts, domain, "frozen")
+        # Whoever stores holds the lock of the file that has let him, which may be one of before the
+        # last run, or none: who delivers now is waited for, too.
+        delivering = _deliveries(facts)
         until = time.monotonic() + DELIVERIES
-        while not _locked(before):
+        while _is_held(before) or delivering & _deliveries(facts):
             if time.monotonic() > until:
                 thaw(domain)
                 raise CommandExecutionError(
@@ -289,13 +303,14 @@ def freeze(domain):
 
 def frozen(domain):
     """
-    Whether nothing changes any more in the mailboxes of a domain: nobody may log in, and nobody has
-    a session. Waits a while for those who are being logged out.
+    From now on nothing changes any more in the mailboxes of a domain: nobody may log in, and nobody
+    has a session. Waits a while for those who are being logged out.
 
     domain
         One of ``mailsrv:moves_to``.
 
-    Raises ``CommandExecutionError`` where it is not so.
+    Returns the addresses of those who had a session until now, sorted. Raises
+    ``CommandExecutionError`` where it is not so.
 
     CLI Example:
 
@@ -309,16 +324,18 @@ def frozen(domain):
     locked = {line.partition(":")[0] for line in lines if "}!" in line}
     if not {*move["accounts"]} <= locked:
         raise CommandExecutionError("moving: its accounts can log in: run the highstate")
-    if f"{domain} frozen\n" not in disk.text(f"{facts['directory']}/moving"):
+    if f"{domain} frozen" not in disk.text(f"{facts['directory']}/moving").splitlines():
         raise CommandExecutionError("moving: mail for it is delivered: run this again")
-    until = time.monotonic() + 30
+    _no_writer()
+    until, kicked = time.monotonic() + 30, set()
     while users := _sessions(move["accounts"], facts):
+        kicked |= users
         for user in users:
             _run([facts["dovecot"]["doveadm"], "kick", user], check=False)
         if time.monotonic() > until:
             raise CommandExecutionError(f"moving: still logged in: {', '.join(sorted(users))}")
         time.sleep(0.3)
-    return True
+    return sorted(kicked)
 
 
 def thaw(domain):
@@ -339,29 +356,35 @@ def thaw(domain):
     _move(model, domain, "to", "here", "frozen")
     _no_run()
     _note(facts, domain, {"phase": "here"})
-    _tell_deliver(f"{facts['directory']}/moving", domain, "here")
+    _tell_deliver(facts, domain, "here")
     return {"phase": "here"}
 
 
-def take(domain):
+def take(domain, addresses=()):
     """
     The domain is here from the next run on, and its mailboxes are never again a copy.
 
     domain
         One of ``mailsrv:moves_from`` that :func:`fetch` has brought.
 
+    addresses
+        Those that the other machine sends from: it hands on late mail, which may have one of our
+        users for its sender, so that it is believed as a backup MX is while ``moves_from`` stands.
+
     CLI Example:
 
     .. code-block:: bash
 
-        salt-call moving.take example.org
+        salt-call moving.take example.org '[192.0.2.1]'
     """
     model, facts = _known()
     move = _move(model, domain, "from", "waiting", "here")
-    if not move["copied"]:
-        raise CommandExecutionError(f"moving: {domain} was not copied yet; run mailsrv.move")
+    if missing := {*move["accounts"]} - {*move["copied"]} if move["phase"] == "waiting" else ():
+        raise CommandExecutionError(
+            f"moving: {', '.join(sorted(missing)[:10])}: not copied yet; run mailsrv.move"
+        )
     _no_run()
-    _note(facts, domain, {"phase": "here"})
+    _note(facts, domain, {"phase": "here", "addresses": [*addresses]})
     return {"phase": "here"}
 
 
@@ -434,34 +457,90 @@ def _directory(facts, domain):
     return f"{facts['run']}/moving/{domain}"
 
 
-def _write(path, records):
+@contextlib.contextmanager
+def _alone(path):
+    """Nobody else changes this file meanwhile: two domains may move at once."""
     os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+    handle = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    with os.fdopen(handle) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _records(path):
+    """What is noted now: what a run knows of it, it has read when it began."""
+    return moving.records(json.loads(disk.text(path) or "{}"))
+
+
+def _write(path, records):
     disk.write(path, moving.text(records))
 
 
 def _note(facts, domain, more):
-    records = facts["standing"]["moving"]
-    records = {**records, domain: {**records[domain], **more}}
-    _write(f"{facts['kept']}/moving.json", records)
+    path = f"{facts['kept']}/moving.json"
+    with _alone(path):
+        records = _records(path)
+        if domain not in records:
+            raise CommandExecutionError(f"moving: {path} has no {domain}: run the highstate first")
+        records[domain].update(more)
+        try:
+            _write(path, moving.records(records))
+        except ValueError as exc:
+            raise CommandExecutionError(f"moving: {more} is not noted: {exc}") from None
 
 
 def _no_run():
-    """A run that has begun would write what it has read before."""
-    if running := __salt__["saltutil.is_running"]("state.*"):
-        what = running[0].get("fun", "a run")
-        raise CommandExecutionError(f"moving: {what} is going on here; wait for it")
+    """A run that has begun would write what it has read before: it is waited for."""
+    until = time.monotonic() + RUNS
+    while running := __salt__["saltutil.is_running"]("state.*"):
+        if time.monotonic() > until:
+            what = running[0].get("fun", "a run")
+            raise CommandExecutionError(f"moving: {what} is going on here; wait for it")
+        time.sleep(0.5)
 
 
-def _tell_deliver(path, domain, phase):
-    lines = [line for line in disk.text(path).splitlines() if not line.startswith(f"{domain} ")]
-    disk.write(path, "".join(f"{line}\n" for line in [*lines, f"{domain} {phase}"]), 0o644)
+def _no_writer():
+    for function in WRITERS:
+        if running := __salt__["saltutil.is_running"](function):
+            raise CommandExecutionError(
+                f"moving: {running[0]['fun']} is going on here and may bring mail; wait for it"
+            )
+
+
+def _tell_deliver(facts, domain, phase):
+    path = f"{facts['directory']}/moving"
+    with _alone(f"{facts['kept']}/moving.json"):
+        lines = disk.text(path).splitlines()
+        lines = [line for line in lines if not line.startswith(f"{domain} ")]
+        disk.write(path, "".join(f"{line}\n" for line in [*lines, f"{domain} {phase}"]), 0o640)
+
+
+def _deliveries(facts):
+    """The processes that deliver now, whether or not they hold a lock: see smtpd.conf."""
+    found, command = set(), f"do q({facts['directory']}/deliver)"
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if command in " ".join(process.cmdline()):
+                found.add(process)  # equal to itself alone, whatever takes its number
+    return found
 
 
 def _locked(file):
-    """Whether no delivery that has seen this file goes on."""
+    """Lock it, if nobody has."""
     with contextlib.suppress(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
+    return False
+
+
+def _is_held(file):
+    """
+    Whether a delivery that has seen this file goes on. The lock is given back: one that is waited
+    for, too, may wait for it.
+    """
+    if not _locked(file):
+        return True
+    fcntl.flock(file, fcntl.LOCK_UN)
     return False
 
 
@@ -482,19 +561,19 @@ def _key(facts, domain, certificate):
 
 
 def _sessions(accounts, facts):
-    who = _run([facts["dovecot"]["doveadm"], "who", "-1"], check=False)
+    who = _run([facts["dovecot"]["doveadm"], "who", "-1"])
     return {line.split()[0] for line in who.splitlines() if line.split()[:1]} & {*accounts}
 
 
-def _all_empty(move, facts):
+def _all_empty(accounts, peer, facts):
     """Mailboxes that are made the same as others lose what they have."""
-    for name in move["accounts"]:
+    for name in accounts:
         status = ["mailbox", "status", "-u", name, "-t", "messages", "*"]
         said = _run([facts["dovecot"]["doveadm"], "-f", "tab", *status]).split()
         if said[-1:] != ["0"]:
             raise CommandExecutionError(
                 f"moving: {name} has mail here, {said[-1] if said else '?'} messages, which "
-                f"the copy of {move['peer']}'s would replace. Is this the right machine? If the "
+                f"the copy of {peer}'s would replace. Is this the right machine? If the "
                 "mail is left over, remove the domain here, run the highstate and mailsrv.purge "
                 f"{name}"
             )

@@ -20,6 +20,8 @@ __virtualname__ = "mailsrv"
 TIMEOUT = 60  # seconds until a machine is asked whether it still works at what it was given
 ROUNDS = 5  # of copying while both run, as long as each has half of the one before
 SHORT = 10  # seconds, of a round behind which the rest is little
+ENDING = 5  # seconds that the one who has handed out mailboxes may take to end by himself
+OTHERS = 300  # seconds for which a run that somebody else began is waited for
 SILENT = {"ret": "no answer; look there: systemctl status salt-minion", "retcode": 1}
 
 
@@ -308,9 +310,20 @@ class _Move:
 
     def __init__(self, domain, here, there, port, told):
         self._domain, self._here, self._there = str(domain).lower(), here, there
-        self._port, self._told = port, told
+        self._port, self._told, self._out = port, told, False
 
     def run(self, dns, test):
+        try:
+            self._run(dns, test)
+        except _Red as red:
+            if not self._out:
+                raise
+            raise _Red(
+                f"{red}. The users of {self._domain} are out, and its mail waits: mend that, and "
+                "run it again now"
+            ) from None
+
+    def _run(self, dns, test):
         both = [self._here, self._there]
         _answering(both, "list")
         for function in "saltutil.sync_all", "saltutil.refresh_pillar":
@@ -319,11 +332,12 @@ class _Move:
         self._look()
         if test:
             return
-        if self._phases() == ("gone", "here"):
+        self._apply(both, "state.highstate")
+        self._look()
+        if self._phases() == ("gone", "here"):  # by a run that may have been cut off right then
             self._told["moved"] = "before"
+            self._one(self._here, "moving.hand_on")
         else:
-            self._apply(both, "state.highstate")
-            self._look()
             if self._there_is("waiting"):
                 self._copy_and_switch()
             self._leave()
@@ -345,6 +359,7 @@ class _Move:
             found[name] = self._one(name, "moving.state", self._domain)
         self._found = found
         here, there = found[self._here], found[self._there]
+        self._out = here["phase"] == "frozen"
         if here["way"] != "to" or here["peer"] != self._there:
             raise _Red(
                 f"{self._here}: its pillar needs moves_to: {{{self._domain}: {self._there}}}"
@@ -370,6 +385,12 @@ class _Move:
             if missing:
                 shown = ", ".join(name or "the catch-all" for name in missing[:10])
                 raise _Red(f"{shown}: {said} in the pillar of {self._there}; add it there")
+        more = sorted({*there["accounts"]} - {*here["accounts"]})
+        if more and there["phase"] == "waiting":
+            raise _Red(
+                f"{_listed(more[:10])}: no account in the pillar of {self._here}, so that there is "
+                f"nothing to copy; add it there, or to {self._there} when the domain has moved"
+            )
 
     def _phases(self):
         return tuple(self._found[name]["phase"] for name in (self._here, self._there))
@@ -404,16 +425,24 @@ class _Move:
                 raise _Red(f"the copies could not be compared: {_words([here, there])[:300]}")
             if other := sorted(name for name in here if here[name] != there.get(name)):
                 raise _Red(f"{_listed(other[:10])}: the copy is not the same")
-            self._one(self._here, "moving.frozen", self._domain)
-        except _Red as red:
-            raise _Red(f"{red}. {self._undone()}") from None
-        self._one(self._there, "moving.take", self._domain)
-        self._apply([self._there], "state.apply", "mailsrv.opensmtpd")
+            if late := self._one(self._here, "moving.frozen", self._domain):
+                raise _Red(f"{_listed(late[:10])}: still logged in while it was copied")
+        except BaseException as exc:  # Ctrl-C, too
+            why = exc if isinstance(exc, _Red) else f"it was cut off: {exc!r}"
+            raise _Red(f"{why}. {self._undone()}") from None
+        try:
+            sends_from = self._found[self._here]["sends_from"]
+            self._one(self._there, "moving.take", self._domain, sends_from)
+            self._apply([self._there], "state.apply", "mailsrv.opensmtpd")
+        except BaseException as exc:
+            self._out = True
+            raise _Red(exc if isinstance(exc, _Red) else f"it was cut off: {exc!r}") from None
         self._told["seconds without access"] = round(time.monotonic() - began, 1)
 
     def _undone(self):
         """The domain stays where it was; whether that is so, a sentence."""
         _progress(f"{self._domain} stays on {self._here}")
+        self._out = False
         try:
             self._one(self._here, "moving.thaw", self._domain)
             self._apply([self._here], "state.apply", "mailsrv.dovecot")
@@ -431,16 +460,17 @@ class _Move:
         both = [self._here, self._there]
         shown = {name: self._one(name, "moving.identity", self._domain) for name in both}
         serving = [self._domain, shown[self._there], self._port]
+        fetching = [self._domain, host, shown[self._here], self._port]
         with salt.client.get_local_client(mopts=__opts__) as client:
-            job = client.cmd_async(self._here, "moving.serve", serving, "list")
-            fetched = _ask(
-                [self._there], "moving.fetch", [self._domain, host, shown[self._here], self._port]
-            )[self._there]
+            job = client.cmd_async([self._here], "moving.serve", serving, "list")
+            try:
+                fetched = _ask([self._there], "moving.fetch", fetching)[self._there]
+            finally:
+                said = self._ended(client, job)
             if fetched["retcode"]:
-                said = client.get_cache_returns(job).get(self._here, {}).get("ret", "")
                 why = fetched["ret"]
                 if isinstance(why, dict):
-                    why = [f"{name}: {said}" for name, said in sorted(why["failed"].items())][:5]
+                    why = [f"{name}: {text}" for name, text in sorted(why["failed"].items())][:5]
                 said = (
                     f"; {self._here} says: {_words(said)}" if isinstance(said, str) and said else ""
                 )
@@ -448,7 +478,18 @@ class _Move:
         self._told.setdefault("copied", []).append(fetched["ret"])
         return fetched["ret"]["seconds"]
 
+    def _ended(self, client, job):
+        """What the one who has handed out says; he ends, whoever would hold on to him."""
+        until = time.monotonic() + ENDING
+        while not (said := client.get_cache_returns(job).get(self._here)):
+            if time.monotonic() > until:
+                _ask([self._here], "saltutil.term_job", [job])
+                return ""
+            time.sleep(0.2)
+        return said.get("ret", "")
+
     def _leave(self):
+        self._out = False  # they are in again, there
         there = self._found[self._there]
         code = self._one(self._here, "moving.answer", self._domain, there["host"], there["shown"])
         if code != 250:
@@ -463,9 +504,16 @@ class _Move:
 
     def _apply(self, names, function, *arguments):
         _progress(f"{function} {' '.join(arguments)} on {_listed(names)}")
-        for name, answer in _ask(names, function, list(arguments)).items():
-            if failed := _failed(answer):
-                raise _Red(f"{name}: {failed}")
+        until = time.monotonic() + OTHERS
+        while names:
+            answers = _ask(names, function, list(arguments))
+            failed = {name: said for name, answer in answers.items() if (said := _failed(answer))}
+            # Another run on a machine, as one by cron, is waited for.
+            names = [name for name, said in failed.items() if "is running as PID" in said]
+            if len(failed) > len(names) or (names and time.monotonic() > until):
+                raise _Red("; ".join(f"{name}: {said}" for name, said in sorted(failed.items())))
+            if names:
+                time.sleep(2)
 
     def _one(self, name, function, *arguments):
         """What one machine returns."""

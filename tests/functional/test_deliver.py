@@ -649,6 +649,14 @@ def test_of_a_domain_that_moves_nothing_is_stored_while_the_last_of_it_is_fetche
     assert len(leaving.dovecot.messages) == 3
 
 
+def test_a_file_that_cannot_be_opened_is_no_leave_to_store(leaving):
+    leaving.moving.symlink_to(leaving.moving)
+    status, said = leaving.deliver()
+    assert status == 75
+    assert said.startswith("moving: ")
+    assert leaving.dovecot.messages == []
+
+
 def test_who_stores_holds_the_lock_that_the_last_fetch_waits_for(leaving):
     leaving.moving.write_text("example.com here\n")
     delivery = leaving.start()

@@ -52,9 +52,9 @@ class Fleet:
         minion = machine.fqdn
         accept = [f"{SALT}/salt-key", "-y", "-a", minion]
         done = f"Key for minion {minion} accepted."
-        until(lambda: done in self.machine.run(accept, check=False).stdout, 90, "no key came")
+        until(lambda: done in self.machine.run(accept, check=False).stdout, 300, "no key came")
         ping = "test.ping"
-        until(lambda: self.salt(minion, ping, timeout=5) is True, 90, f"{minion} does not answer")
+        until(lambda: self.salt(minion, ping, timeout=5) is True, 300, f"{minion} does not answer")
 
     def assign(self, minion, pillar, states=None):
         """What the next run of that minion reads: its pillar, and its states where they change."""

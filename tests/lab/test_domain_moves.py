@@ -4,6 +4,7 @@ at work; the first run is killed at its worst moment.
 """
 
 import collections
+import concurrent.futures
 import imaplib
 import json
 import smtplib
@@ -22,6 +23,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.again]
 
 DOMAIN = "moves.example"
 MIA, LEO = f"mia@{DOMAIN}", f"leo@{DOMAIN}"
+LEADS = "leads@one.example"
 SCRIPT = 'require "fileinto"; if header :contains "subject" "filed" { fileinto "Archive"; }\r\n'
 UNDO = """
 systemctl disable --now salt-minion salt-master 2>/dev/null
@@ -41,9 +43,10 @@ def pair(one, two):
         server.machine.run("ln -sfn /opt/salt-mailsrv /opt/salt")
     fleet = Fleet(two.machine)
     more = {"domains": [DOMAIN], "accounts": [[MIA, "mia's pass #1"], [LEO, "leo pass"]]}
+    leads = {LEADS: LEO}
     aliases = {f"sales@{DOMAIN}": MIA, f"team@{DOMAIN}": [MIA, LEO], f"list-*@{DOMAIN}": LEO}
     for server in one, two:
-        has = _with(server.pillar, more, aliases) if server is one else server.pillar
+        has = _with(server.pillar, more, aliases | leads) if server is one else server.pillar
         fleet.join(server.machine, ["mailsrv"], has)
     fleet.highstate(one.machine.fqdn)
     known = {server: dict(server.accounts) for server in (one, two)}
@@ -52,7 +55,7 @@ def pair(one, two):
     gone, come = (server.machine.fqdn for server in (one, two))
     moves = {one: {"moves_to": {DOMAIN: come}}, two: {"moves_from": {DOMAIN: gone}}}
     for server in one, two:
-        pillar = _with(server.pillar, more, aliases)
+        pillar = _with(server.pillar, more, aliases | (leads if server is one else {}))
         pillar["mailsrv"] |= moves[server]
         fleet.assign(server.machine.fqdn, pillar)
     run = [f"{SALT}/salt-run", "--out=json", "--log-level=error"]
@@ -107,7 +110,7 @@ class Load:
         for count in range(100_000):
             subject, recipient = f"load-{number}-{count}", to[count % len(to)]
             text = f"From: somebody@elsewhere.example\r\nSubject: {subject}\r\n\r\nhello\r\n"
-            text += "x" * 70 + "\r\n" if count % 100 else ("x" * 70 + "\r\n") * 20_000
+            text += "x" * 70 + "\r\n" if count % 50 else ("x" * 70 + "\r\n") * 20_000
             while subject not in self.sent:
                 try:
                     with self._pair.old.smtp() as smtp:
@@ -119,11 +122,11 @@ class Load:
                 except (OSError, EOFError, smtplib.SMTPException):
                     self.refused["no answer"] += 1  # smtpd begins anew, with what it has to know
                     time.sleep(0.2)
-            if self._ended.wait(0.1):
+            if self._ended.wait(0.3):
                 return
 
     def _log_in(self, _):
-        while not self._ended.wait(0.1):
+        while not self._ended.wait(0.3):
             for name in "old", "new":
                 with suppress(OSError, imaplib.IMAP4.error):
                     with getattr(self._pair, name).imap(MIA) as imap:
@@ -188,6 +191,7 @@ def test_a_domain_moves_under_load_though_the_first_run_is_killed(pair):
         new.machine.run(["kill", "-9", number])
         run.communicate()
         assert (phase(old), phase(new)) == ("frozen", "waiting")
+        waits = old.submit(LEO, [MIA])
         told = move(pair)
         assert "stopped" not in told, told
         count = len(load.sent)
@@ -213,8 +217,10 @@ def test_a_domain_moves_under_load_though_the_first_run_is_killed(pair):
         came = subjects(new, user)
         assert wanted.keys() - came.keys() == set(), "lost"
         assert {subject for subject in came if came[subject] > wanted[subject]} == set(), "doubled"
+    assert new.wait(MIA, waits), "from one of the domain to another"
     assert known_by(new, MIA) == before
-    assert "-----BEGIN" not in old.machine.run("ls -R /run/mailsrv/moving; true").stdout
+    for server in old, new:
+        assert not server.machine.run("find /run/mailsrv/moving -type f").stdout, "a key is left"
 
 
 def test_late_mail_is_handed_on_unchanged_and_filters_do_their_work(pair):
@@ -229,17 +235,25 @@ def test_late_mail_is_handed_on_unchanged_and_filters_do_their_work(pair):
     assert new.wait(LEO, subject)
     subject = old.submit(user, [MIA])
     assert new.wait(MIA, subject)
+    subject = new.submit(next(iter(new.accounts)), [LEADS])
+    assert new.wait(LEO, subject)
     with pytest.raises(smtplib.SMTPRecipientsRefused):
         old.deliver([f"nobody@{DOMAIN}"])
     with pytest.raises(imaplib.IMAP4.error, match="AUTHENTICATIONFAILED"):
         old.imap(MIA)
 
 
-def test_again_it_has_nothing_to_do_and_nothing_is_ever_copied_back(pair):
+def test_what_was_cut_off_at_its_end_is_finished_and_nothing_is_ever_copied_back(pair):
+    moving = "/etc/mail/moving"
+    pair.old.machine.run(f"sed -i 's/ gone/ frozen/' {moving}")
     told = move(pair)
     assert told["moved"] == "before"
-    for server in pair.old, pair.new:
-        assert pair.fleet.highstate(server.machine.fqdn) == {}
+    assert pair.old.machine.run(f"cat {moving}").stdout == f"{DOMAIN} gone\n"
+    about = pair.old.machine.run(f"stat -c '%U %G %a' {moving}").stdout
+    assert about == "root vmail 640\n"
+    names = [server.machine.fqdn for server in (pair.old, pair.new)]
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        assert [*pool.map(pair.fleet.highstate, names)] == [{}, {}]
     refused = pair.fleet.salt(pair.new.machine.fqdn, "moving.fetch", DOMAIN, "127.0.0.1", "x")
     assert "is here on this machine, and has to be waiting for that" in refused
     said = pair.fleet.salt(pair.old.machine.fqdn, "mailcheck.run", "free=1")

@@ -4,9 +4,9 @@ import json
 import random
 
 import pytest
-from _mailsrv import moving
+from _mailsrv import moving, pillar
 
-from reading import faults, model
+from reading import HOST, facts, faults, model
 
 MX1, MX2 = "mx1.example.net", "mx2.example.net"
 PEM = "-----BEGIN CERTIFICATE-----\nMIID\n-----END CERTIFICATE-----\n"
@@ -90,6 +90,18 @@ def test_a_domain_that_is_to_come_has_accounts_that_nobody_logs_in_to():
     assert model(having(**FROM), moving=record("from", "here"))["copied"] == []
 
 
+def test_the_machine_that_hands_on_late_mail_may_use_the_names_of_who_has_come():
+    """From one of the domain to another: a stranger would be refused, and the mail returned."""
+    come = record("from", "here", addresses=["192.0.2.7", "2001:db8::7"])
+    nets = model(having())["dns"]["closed"]
+    assert model(having(**FROM), moving=record("from", "here"))["dns"]["closed"] == nets
+    found = model(having(**FROM), moving=come)
+    assert found["dns"]["closed"] == [*nets, "192.0.2.7", "2001:db8::7"]
+    assert model(having(), moving=come)["dns"]["closed"] == nets
+    anybody = having(**FROM, dns={"spf": "mx ~all"})
+    assert model(anybody, moving=come)["dns"]["closed"] is None
+
+
 def test_the_last_domain_leaves_a_machine_with_its_own_name():
     pillar = {"domains": ["example.org"], "accounts": [["eva@example.org", "hunter2"]]}
     gone = record("to", "gone", hostname=MX2)
@@ -115,6 +127,10 @@ def test_the_last_domain_leaves_a_machine_with_its_own_name():
         (FROM, {"moving": record("from", "here", "mx3")}, "is here since it came from mx3"),
         ({}, {"moving": record("to", "gone")}, "example.org has moved to mx2.example.net, which"),
         ({}, {"moving": record("from", "waiting")}, "has not come from mx1.example.net yet"),
+        ({}, {"moving": record("to", "frozen")}, "example.org may be on mx2.example.net already"),
+        (TO, {"moving": record("to", "gone", "mx3")}, "example.org has moved to mx3, which serves"),
+        (TO, {"moving": record("to", "frozen", "mx3")}, "example.org may be on mx3 already"),
+        (TO, {"moving": record("from", "waiting")}, "has not come from mx1.example.net yet"),
     ],
 )
 def test_what_would_make_two_machines_have_it_is_refused(settings, known, said):
@@ -128,7 +144,7 @@ def test_what_would_make_two_machines_have_it_is_refused(settings, known, said):
         (FROM, {"moving": record("from", "waiting"), "accounts": ["eva@example.org"]}),
         (TO, {"moving": record("from", "here")}),  # and goes on to somebody else
         ({}, {"moving": record("from", "here")}),
-        ({}, {"moving": record("to", "frozen")}),  # it was called off
+        ({}, {"moving": record("to", "here")}),  # it was called off
     ],
 )
 def test_what_an_administrator_does_next_is_valid(settings, known):
@@ -145,15 +161,32 @@ def test_a_run_never_puts_back_what_a_domain_has_reached():
     assert moving.noted(other, []) == {}
 
 
-def test_a_note_that_is_none_is_no_note():
+def test_a_note_is_whole_or_none():
+    """One that is overlooked would let a machine serve what has gone."""
     chance = random.Random(1)
-    wholes = record("to", "gone")["example.org"]
+    wholes = record("to", "gone", hostname=MX2, certificate=PEM)["example.org"]
+    wholes |= {"copied": ["eva@example.org"], "addresses": ["192.0.2.1"]}
+    assert moving.records({"example.org": wholes}) == {"example.org": wholes}
+    junk = [None, 1, True, [], {}, "x\ny", ["x", 1], [["x"]]]
     for _ in range(300):
-        broken = {
-            key: chance.choice([value, None, 1, [], {}, "x"]) for key, value in wholes.items()
-        }
-        for given in (broken, {"example.org": broken}, [broken], None, 7):
-            for note in moving.records(given).values():
-                assert note["phase"] in moving.PHASES[note["way"]]
-                assert isinstance(note["peer"], str)
+        broken = {key: chance.choice([value, *junk]) for key, value in wholes.items()}
+        for given in {"example.org": broken}, {"Example.Org": wholes}, [broken], None, 7:
+            try:
+                (note,) = moving.records(given).values()
+            except ValueError:
+                continue
+            assert note["phase"] in moving.PHASES[note["way"]]
+            assert note["peer"] == MX2
+            assert note["hostname"] in ("", MX2)
+            assert note["certificate"] in ("", PEM)
+            assert note["addresses"] in ([], ["192.0.2.1"])
     assert moving.records(json.loads(moving.text(moving.records(record("to", "gone"))))) != {}
+    assert moving.records({}) == {}
+
+
+def test_a_note_that_cannot_be_read_is_a_fault():
+    known = facts()
+    known["standing"]["moving"] = "/var/lib/mailsrv/moving.json: it is none"
+    assert pillar.read(having(), HOST, known, None)[1] == [
+        "/var/lib/mailsrv/moving.json: it is none"
+    ]

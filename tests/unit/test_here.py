@@ -118,6 +118,18 @@ def test_before_the_first_run_nothing_stands_on_the_machine(machine):
     assert standing() == nothing
 
 
+def test_a_note_of_what_has_moved_that_is_none_stops_the_run(machine, loader, known):
+    path = machine / "moving.json"
+    known()["kept"] = str(machine)
+    assert standing()["moving"] == {}
+    for text in "", "[]", '{"example.org": {"phase": "gone"}}', "\xff":
+        path.write_bytes(text.encode("latin-1"))
+        loader["__context__"].clear()
+        known()["kept"] = str(machine)
+        assert standing()["moving"].startswith(f"{path}: ")
+    path.unlink()
+
+
 def test_the_accounts_of_the_last_run_are_those_that_dovecot_knows(machine):
     file = machine / "etc/dovecot/dovecot-passwd"
     for names in ("ab", "abc"):

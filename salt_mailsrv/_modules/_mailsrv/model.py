@@ -234,7 +234,8 @@ class Move(TypedDict):
     way: str  # to or from another machine
     peer: str  # the id of that one's minion
     phase: str  # here, frozen, gone, or waiting
-    copied: bool  # whether its mailboxes here were begun as copies; else they have to be empty
+    copied: list[str]  # whose mailboxes here were begun as copies; others have to be empty
+    addresses: list[str]  # those that the peer hands on late mail from
     hostname: str  # of the peer, once it has gone there
     certificate: str  # the peer's, PEM, where it is self-signed
     accounts: list[str]  # its addresses, whoever has it now

@@ -6,17 +6,20 @@ On the machine that gives it away it is ``here``, then ``frozen`` while the last
 then ``gone``; on the other one it is ``waiting``, then ``here``. At no time do two have it.
 """
 
+import ipaddress
 import json
 
 from _mailsrv import names, owning, patterns
-from _mailsrv.faults import mapping, show, shown_key
+from _mailsrv.faults import kind_of, mapping, show, shown_key
+from _mailsrv.satellites import CERTIFICATE
 
 LIKE = {"to": "{example.org: mx2.example.net}", "from": "{example.org: mx1.example.net}"}
 FIRST = {"to": "here", "from": "waiting"}
 PHASES = {"to": ("here", "frozen", "gone"), "from": ("waiting", "here")}
 AWAY = ("gone", "waiting")
+SHUT = (*AWAY, "frozen")
 PORT = 24245
-NOTED = dict.fromkeys(("way", "peer", "phase", "hostname", "certificate"), str) | {"copied": bool}
+NOTED = ("way", "peer", "phase", "hostname", "certificate", "copied", "addresses")
 
 
 def read(settings, domains, hostname, standing, faults):
@@ -24,9 +27,13 @@ def read(settings, domains, hostname, standing, faults):
     The domains that move, each as a :class:`_mailsrv.model.Move`.
 
     standing
-        What stands on the machine: ``moving``, by domain its record, and the ``accounts``.
+        What stands on the machine: ``moving``, by domain its record, or a sentence where there is
+        none that can be read; and the ``accounts``.
     """
     result, records = [], standing["moving"]
+    if isinstance(records, str):
+        faults.append(records)
+        records = {}
     for way in ("to", "from"):
         path = f"mailsrv:moves_{way}"
         given = mapping(
@@ -53,22 +60,28 @@ def read(settings, domains, hostname, standing, faults):
                 result.append(_move(way, domain, peer, record))
     known = [move["domain"] for move in result]
     for domain, record in records.items():
-        if domain in domains and domain not in known and record["phase"] in AWAY:
+        if domain in domains and domain not in known and record["phase"] in SHUT:
             faults.append(f"mailsrv: {_forgotten(domain, record)}")
     return result
 
 
 def _move(way, domain, peer, record):
     move = {"domain": domain, "way": way, "peer": peer, "phase": FIRST[way]}
-    move |= {"copied": False, "hostname": "", "certificate": "", "accounts": [], "recipients": []}
+    move |= {**_more(), "accounts": [], "recipients": []}
     if record and (record["way"], record["peer"]) == (way, peer):
         move |= {key: record[key] for key in NOTED}
     return move
 
 
 def _misplaced(way, domain, peer, record, accounts):
-    """Why a domain may not wait here, a sentence: it would be put aside where it is served."""
-    if way == "to" or (record and record["phase"] in AWAY):
+    """
+    Why a domain may not move so, a sentence: it would be put aside where it is served, or served
+    where it is not.
+    """
+    if way == "to":
+        elsewhere = record and (record["way"], record["peer"]) != (way, peer)
+        return _forgotten(domain, record) if elsewhere and record["phase"] in SHUT else ""
+    if record and record["phase"] in AWAY:
         return ""
     if record and record["way"] == "from" and record["phase"] == "here":
         if record["peer"] == peer:
@@ -85,6 +98,11 @@ def _misplaced(way, domain, peer, record, accounts):
 
 def _forgotten(domain, record):
     peer = record["peer"]
+    if record["phase"] == "frozen":
+        return (
+            f"{domain} may be on {peer} already: put moves_to: {{{domain}: {peer}}} back, and run "
+            "mailsrv.move; where it shall stay, and is not there yet, moving.thaw here"
+        )
     if record["phase"] == "gone":
         return (
             f"{domain} has moved to {peer}, which serves it: remove it from domains, with its "
@@ -97,20 +115,44 @@ def _forgotten(domain, record):
     )
 
 
+def _more():
+    return {"copied": [], "addresses": [], "hostname": "", "certificate": ""}
+
+
 def records(given):
-    """What a machine has noted, by domain; what is no such note is none."""
-    found = given if isinstance(given, dict) else {}
-    whole = {
-        domain: {"copied": False, "hostname": "", "certificate": "", **record}
-        for domain, record in found.items()
-        if isinstance(record, dict)
-    }
-    return {
-        domain: {key: record[key] for key in NOTED}
-        for domain, record in whole.items()
-        if all(isinstance(record.get(key), kind) for key, kind in NOTED.items())
-        and record["phase"] in PHASES.get(record["way"], ())
-    }
+    """
+    What a machine has noted, by domain. Raises ``ValueError``, a sentence, where that is no such
+    note: to overlook one would be to serve a domain that has gone.
+    """
+    if not isinstance(given, dict):
+        raise ValueError(f"it is {kind_of(given)}")
+    result = {}
+    for domain, found in given.items():
+        record = {**_more(), **(found if isinstance(found, dict) else {})}
+        if names.domain(domain) != domain or not _is_record(record):
+            raise ValueError(f"what it says of {show(domain)} is no record of a move")
+        result[domain] = {key: record[key] for key in NOTED}
+    return result
+
+
+def _is_record(record):
+    way, phase, peer = map(record.get, ("way", "phase", "peer"))
+    if not isinstance(way, str) or phase not in PHASES.get(way, ()):
+        return False
+    if not isinstance(peer, str) or not owning.MINION.fullmatch(peer):
+        return False
+    hostname, certificate = record["hostname"], record["certificate"]
+    if hostname != "" and (not isinstance(hostname, str) or names.domain(hostname) != hostname):
+        return False  # it is written into smtpd.conf
+    if not isinstance(certificate, str) or (certificate and not CERTIFICATE.fullmatch(certificate)):
+        return False
+    lists = record["copied"], record["addresses"]
+    if not all(isinstance(one, list) and all(isinstance(t, str) for t in one) for one in lists):
+        return False
+    try:
+        return all(map(ipaddress.ip_address, record["addresses"]))
+    except ValueError:
+        return False
 
 
 def noted(given, moves):
@@ -133,6 +175,8 @@ def apply(model, moves):
     model["moves"], model["copied"] = moves, []
     known = recipients(model) if moves else {}
     for move in moves:
+        if model["dns"]["closed"] is not None:  # what the other machine hands on, it has looked at
+            model["dns"]["closed"] += move["addresses"]
         accounts = of(model["accounts"], move["domain"])
         move["accounts"] = [account["address"] for account in accounts]
         move["recipients"] = known[move["domain"]]

@@ -183,8 +183,8 @@ mailsrv-opensmtpd-moving:
       - {{ move.domain }} {{ move.phase }}
       {%- endfor %}
     - user: root
-    - group: {{ facts.root_group }}
-    - mode: "0644"
+    - group: vmail
+    - mode: "0640"  # whoever reads it can lock it, and deliveries wait for the lock
     {%- endif %}
     - require:
       - daemon: mailsrv-opensmtpd-service
