@@ -233,7 +233,8 @@ def master(salt_factories, short_tmp, pillar_tree, repository, inbox):
             ],
             "pillar_roots": {"base": [str(pillar_tree)]},
             # "Specified SLS mailsrv.watch in saltenv base is not available on the salt master":
-            # while the master brings its files up to date, a minion may be told of none.
+            # seen twice where two minions asked at once. No file changes here, so the master need
+            # not look for new ones meanwhile.
             "fileserver_list_cache_time": 3600,
             "gitfs_update_interval": 3600,
             # Every event of the bus, in a file.
