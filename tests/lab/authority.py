@@ -1,5 +1,6 @@
 """A certification authority as ACME clients know one: a root that signs an intermediate."""
 
+import contextlib
 import datetime
 
 from cryptography import x509
@@ -31,6 +32,19 @@ def cert_pem(*certificates):
 def fingerprint(pem):
     """The SHA-256 of the first certificate."""
     return x509.load_pem_x509_certificate(pem.encode()).fingerprint(hashes.SHA256()).hex()
+
+
+@contextlib.contextmanager
+def trusted(machine, authority):
+    """While it is entered, that machine's programs believe the authority."""
+    own = "/usr/local/share/ca-certificates/lab.crt"
+    machine.put(own, cert_pem(authority.root))
+    machine.run("update-ca-certificates")
+    try:
+        yield
+    finally:
+        # Without --fresh the links stay, and lead nowhere.
+        machine.run(f"rm {own} && update-ca-certificates --fresh")
 
 
 class Authority:

@@ -14,7 +14,7 @@ import dns.name
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from authority import Authority, cert_pem, fingerprint
+from authority import Authority, cert_pem, fingerprint, trusted
 from ca import DIRECTORY, EAB
 from lab import HEAD, NS
 from spy import Spy
@@ -531,29 +531,31 @@ def refuses_nonsense(server):
 def with_a_certificate_of_ones_own(acme, web):
     """Without a CA that is asked: what the administrator names is served, and the next one, too."""
     server, machine, authority = acme.server, acme.machine, Authority()
-    machine.put("/usr/local/share/ca-certificates/lab.crt", cert_pem(authority.root))
-    machine.run("update-ca-certificates")
     acme.pebble.root = cert_pem(authority.root)
     paths = {"cert": "/etc/ssl/own.crt", "key": "/etc/ssl/own.key"}
     names = [f"{name}.{domain}" for name in ("autoconfig", "mta-sts") for domain in web.domains]
     settings = {"tls": paths, "web": True, "dns": {"mta_sts": "testing"}}
-    for alternatives in ([], names):
-        cert, key = authority.pems(acme.host, *alternatives)
-        machine.put(paths["key"], key)
-        machine.run(f"chmod 600 {paths['key']}")
-        machine.put(paths["cert"], cert)
-        server.write_pillar({**server.pillar, "mailsrv": settings})
-        assert server.highstate()["mailsrv-web-service"]["changes"].keys() == {"reloaded"}
-        said = server.salt("mailcheck.run", "free=1", check=False)["web"]
-        if not alternatives:  # mail goes on; what it lacks is said
-            assert said.startswith(f"WARNING: mta-sts.{web.domains[0]}: its certificate is of no")
-            assert "match" in said
-    assert server.faults() == {}
-    assert web.served() == fingerprint(cert)
-    policy, text = next(iter(server.salt("mailsrv.web", web.domains[0])[web.domains[0]].items()))
-    assert web.ask(policy)[::2] == (200, text)
-    assert server.highstate() == {}
-    machine.run("rm /usr/local/share/ca-certificates/lab.crt && update-ca-certificates")
+    with trusted(machine, authority):
+        for alternatives in ([], names):
+            cert, key = authority.pems(acme.host, *alternatives)
+            machine.put(paths["key"], key)
+            machine.run(f"chmod 600 {paths['key']}")
+            machine.put(paths["cert"], cert)
+            server.write_pillar({**server.pillar, "mailsrv": settings})
+            assert server.highstate()["mailsrv-web-service"]["changes"].keys() == {"reloaded"}
+            said = server.salt("mailcheck.run", "free=1", check=False)["web"]
+            if not alternatives:  # mail goes on; what it lacks is said
+                assert said.startswith(
+                    f"WARNING: mta-sts.{web.domains[0]}: its certificate is of no"
+                )
+                assert "match" in said
+        assert server.faults() == {}
+        assert web.served() == fingerprint(cert)
+        policy, text = next(
+            iter(server.salt("mailsrv.web", web.domains[0])[web.domains[0]].items())
+        )
+        assert web.ask(policy)[::2] == (200, text)
+        assert server.highstate() == {}
 
 
 def beside_others(acme, web):

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 from _mailsrv import probe
 
-from authority import Authority, cert_pem, fingerprint, key_pem
+from authority import Authority, cert_pem, fingerprint, key_pem, trusted
 from lab import CHECKOUT, HEAD
 from wire import until
 
@@ -73,21 +73,16 @@ class Lineage:
 @pytest.fixture(scope="module")
 def lineage(server, authority):
     """A server with a certificate that its own CA certificates trust."""
-    root = "/etc/ssl/certs/lab-root.pem"
-    server.machine.put(root, cert_pem(authority.root))
-    link = server.machine.run(f"echo /etc/ssl/certs/$(openssl x509 -hash -noout -in {root}).0")
-    link = link.stdout.strip()
-    server.machine.run(f"ln -s lab-root.pem {link}")
     before = served(server)
     lineage = Lineage(server, authority)
     lineage.first = lineage.renew("rsa")
-    with server.having(tls=lineage.tls):
+    with trusted(server.machine, authority), server.having(tls=lineage.tls):
         assert served(server) == dict.fromkeys(PORTS, lineage.first)
         assert server.highstate() == {}
         yield lineage
     # The pillar names none any more: the self-signed one is there again.
     assert served(server) == before
-    server.machine.run(f"rm -r /etc/letsencrypt {root} {link}")
+    server.machine.run("rm -r /etc/letsencrypt")
 
 
 def served(server):

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from authority import Authority, cert_pem, key_pem
+from authority import Authority, cert_pem, key_pem, trusted
 from lab import HEAD
 from wire import REVERSE, inside
 
@@ -137,12 +137,9 @@ def test_what_dns_says_of_it(pair):
 @pytest.fixture(scope="module")
 def authority(pair):
     """A CA that the other machine trusts."""
-    authority, root = Authority(), "/etc/ssl/certs/lab-root.pem"
-    pair.other.machine.put(root, cert_pem(authority.root))
-    link = f"/etc/ssl/certs/$(openssl x509 -hash -noout -in {root}).0"
-    pair.other.machine.run(f"ln -s lab-root.pem {link}")
-    yield authority
-    pair.other.machine.run(f"rm {link} {root}")
+    authority = Authority()
+    with trusted(pair.other.machine, authority):
+        yield authority
 
 
 def test_what_its_daemons_do(pair, authority):

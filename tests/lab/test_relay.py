@@ -245,7 +245,7 @@ def test_tls_is_demanded_of_some_domains(lab, server, user, provider, sink):
     assert "by TLS with a verified" in server.salt("mailsrv.explain", "x@far.example")["leaves by"]
     empty(server)
     own = "/usr/local/share/ca-certificates/far.crt"
-    renew = "update-ca-certificates && systemctl restart opensmtpd"
+    renew = "update-ca-certificates --fresh && systemctl restart opensmtpd"
     server.machine.run(f"cp {CA} {own} && {renew}")
     until(lambda: answers(server), 30, "smtpd does not answer")
     server.submit(user, ["x@far.example"])

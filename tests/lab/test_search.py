@@ -69,7 +69,9 @@ def indexed(two):
         yield two
     said = two.machine.run(f"journalctl -u dovecot --since=@{int(began)} -o cat").stdout
     faults = re.findall(r".*(?:Error|Panic|Fatal|client_limit).*", said)
-    assert [line for line in faults if "killed with signal 9" not in line] == []
+    # What these tests did themselves: a kill, and a folder deleted while it is indexed.
+    own = re.compile(r"killed with signal 9|stat\(\S+/search\d+/\S+ failed: No such file")
+    assert [line for line in faults if not own.search(line)] == []
 
 
 @pytest.fixture
