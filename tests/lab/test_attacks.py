@@ -586,6 +586,23 @@ def test_the_number_of_a_users_mailboxes_has_a_limit(two):
     assert two.machine.run("doveconf -h quota_mailbox_count").stdout == "2000\n"
 
 
+def test_a_hundred_sessions_shut_nobody_out(server):
+    first, second = list(server.accounts)[:2]
+    before = server.machine.run("pgrep -xc imap-login", check=False).stdout
+    sessions = []
+    try:
+        for address in (first, second):
+            sessions += [server.imap(address) for _ in range(50)]
+        assert int(server.machine.run("pgrep -xc imap-login").stdout) >= 100 + int(before)
+        with Talk(server, 993) as talk:
+            assert talk.line().startswith(b"* OK")
+            talk.say(f'a LOGIN "{first}" "{server.accounts[first]}"\r\n'.encode())
+            assert b"Maximum number of connections from user+IP" in talk.line()
+    finally:
+        for session in sessions:
+            session.shutdown()
+
+
 def test_smtpd_that_a_local_user_ends_comes_back(server, user):
     """Whoever sends a request and goes without its answer ends it (CVE-2025-62875)."""
     request = struct.pack("=IHHII", 1, 16, 0, 99, 1)
