@@ -138,6 +138,11 @@ def move(domain, port=24245, dns=None, test=False, **options):
             raise _Red("name the two minions, from=mx1.example.net to=mx2.example.net")
         if isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65536:
             raise _Red(f"port: {port!r} is none")
+        if "@" in str(domain):
+            raise _Red(
+                f"{domain} is an address, and its domain has one MX: name the domain, which moves "
+                "whole; one account goes into a domain of the other machine, see docs/fleet.md"
+            )
         with _alone(str(domain)):
             _Move(domain, options["from"], options["to"], port, told).run(dns, test)
     except _Red as red:

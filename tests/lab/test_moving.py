@@ -1,5 +1,7 @@
 """Mail that a machine had before: told of, and brought into a mailbox by the real Dovecot."""
 
+import contextlib
+
 import pytest
 
 pytestmark = pytest.mark.lab
@@ -126,3 +128,46 @@ def test_a_machine_with_a_mail_server_is_told_that_it_gives_way(two):
     assert "exim4 gives way to OpenSMTPD: its service is stopped" in two.output
     assert two.salt("mailbox.found") == {}
     assert two.kept == "", "what its package brought is nobody's work"
+
+
+@contextlib.contextmanager
+def keeping_no_copy(server, address, target):
+    """While that account's mail goes there."""
+    pillar = server.pillar
+    password = server.accounts[address]
+    moved = {"address": address, "password": password, "forward": target, "keep_copy": False}
+    accounts = [moved, *(one for one in pillar["accounts"] if one[0] != address)]
+    server.write_pillar({**pillar, "accounts": accounts})
+    try:
+        server.highstate()
+        yield
+    finally:
+        server.write_pillar(pillar)
+        server.highstate()
+
+
+def test_an_account_goes_into_a_domain_of_another_machine_and_its_address_leads_there(one, two):
+    eva, new = next(iter(one.accounts)), "eva-new@two.example"
+    two.machine.run("umask 77; cat >/root/old.pw", input=one.accounts[eva] + "\n")
+    two.machine.put("/root/old.pem", one.salt("mailsrv.certificate"))
+    options = [f"from=imaps://{one.machine.fqdn}", f"user={eva}", "password_file=/root/old.pw"]
+    migrate = ["mailsrv.migrate", new, *options, "ca=/root/old.pem"]
+    with two.having(accounts=[[new, "eva's pass"]]):
+        two.accounts[new] = "eva's pass"
+        came = [one.deliver([eva])]
+        one.wait(eva, came[0])
+        two.salt(*migrate)
+        came.append(one.deliver([eva]))
+        one.wait(eva, came[1])
+        with keeping_no_copy(one, eva, new):
+            came.append(one.deliver([eva]))
+            two.wait(new, came[2])
+            two.salt(*migrate)
+            two.salt(*migrate)
+            assert [len(two.fetch(new, subject)) for subject in came] == [1, 1, 1]
+            assert one.fetch(eva, came[2]) == []
+            assert one.faults() == {}
+            assert one.salt("mailsrv.explain", eva)["forwarded to"] == [new]
+        del two.accounts[new]
+    two.machine.run("rm -r /root/old.pw /root/old.pem /var/lib/mailsrv/migrated")
+    two.salt("mailsrv.purge", new)

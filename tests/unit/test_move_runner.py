@@ -155,3 +155,9 @@ def test_an_account_that_nobody_could_copy_is_named_before_it_begins(machines):
     assert machines.asked == []
     machines.phase = {MX1: "gone", MX2: "here"}
     assert "stopped" not in move()
+
+
+def test_an_address_is_no_domain_and_nobody_is_asked(machines):
+    told = mailsrv.move("eva@example.org", **{"from": MX1, "to": MX2})
+    assert told["stopped"].startswith("eva@example.org is an address, and its domain has one MX")
+    assert (told["retcode"], machines.asked) == (1, [])

@@ -583,7 +583,7 @@ day = st.dates() | st.dates().map(str) | st.sampled_from(["2027-02-29", "0000-01
 text = st.text(max_size=20)
 away = section(**{"text": text, "subject": text, "from": day, "until": day, "days": st.integers()})
 account = {"password": secrets, "hash": st.just(HASH), "quota": sizes, "send_as": targets}
-account |= {"forward": targets, "vacation": away}
+account |= {"forward": targets, "keep_copy": st.booleans(), "vacation": away}
 any_accounts = st.lists(
     st.lists(addresses | secrets, max_size=3)
     | st.tuples(addresses, secrets).map(list)

@@ -215,7 +215,7 @@ FAULTS = [
     (
         "accounts: {a@example.com: {password: hunter2, address: b@example.com}}",
         "accounts:a@example.com:address: no such key; known are password, hash, quota, send_as, "
-        "forward, vacation, recipients_per_hour, recipients_per_day",
+        "forward, keep_copy, vacation, recipients_per_hour, recipients_per_day",
     ),
     (
         "accounts: {b@example.com: hunter2, hunter2: a@example.com}",

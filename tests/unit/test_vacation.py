@@ -139,3 +139,35 @@ def test_who_forwards_keeps_a_copy(targets):
 )
 def test_a_faulty_forward_is_named_with_its_cure(aliases, forward, sentence):
     assert read(having(aliases, forward=forward))[1] == [f"accounts:{ANN}: forward: {sentence}"]
+
+
+def test_who_keeps_no_copy_has_an_account_and_no_mail_comes_there():
+    found = model(having({"me@example.com": ANN}, forward=[AWAY, BOB], keep_copy=False))
+    assert [account["address"] for account in found["accounts"]] == [ANN, BOB]
+    assert found["aliases"][ANN] == found["aliases"]["me@example.com"] == [AWAY, BOB]
+    assert found["aliases"]["postmaster@example.com"] == [BOB]
+    assert found["accounts"][0]["senders"] == [ANN]
+
+
+@pytest.mark.parametrize(
+    ("ann", "sentence"),
+    [
+        ({"keep_copy": "no"}, "'no' is neither true nor false"),
+        ({"keep_copy": False}, "its mail would go nowhere; name a forward"),
+        (
+            {"keep_copy": False, "forward": AWAY, "vacation": {"text": "Back soon"}},
+            "without a copy vacation answers nothing; remove one",
+        ),
+    ],
+)
+def test_a_faulty_keep_copy_is_named_with_its_cure(ann, sentence):
+    assert read(having(**ann))[1] == [f"accounts:{ANN}: keep_copy: {sentence}"]
+
+
+def test_two_who_keep_nothing_for_each_other_are_a_loop():
+    accounts = {
+        one: {"password": "hunter2", "forward": other, "keep_copy": False}
+        for one, other in ((ANN, BOB), (BOB, ANN))
+    }
+    found = read({"domains": ["example.com"], "accounts": accounts})[1]
+    assert f"mailsrv:aliases:{ANN}: leads back to itself; break the loop" in found

@@ -22,7 +22,8 @@ NO_MAILBOXES = {
 }
 
 # Of an account, by its address; and of one in a list.
-KEYS = {"accounts": ("password", "hash", "quota", "send_as", "forward", "vacation", *SENDING)}
+OF_ONE = ("password", "hash", "quota", "send_as", "forward", "keep_copy", "vacation")
+KEYS = {"accounts": (*OF_ONE, *SENDING)}
 KEYS["account"] = ("address", *KEYS["accounts"])
 
 
@@ -72,7 +73,7 @@ def read(settings, domains, facts, faults):
     """
     The accounts, with their secrets: ``address``, ``secret``, ``quota``, ``send_as``, of the limits
     of all, what they have others of, ``limits``; ``forward`` and ``vacation`` as they stand there;
-    and ``path``, what a sentence calls them.
+    ``keeps``, whether mail that is forwarded stays, too; and ``path``, what a sentence calls them.
     """
     accounts, seen = [], set()
     listed = settings.get("accounts") or []
@@ -93,6 +94,7 @@ def read(settings, domains, facts, faults):
                 "quota": quota(entry, f"{path}: quota", faults),
                 "send_as": _send_as(entry, path, domains, faults),
                 "forward": entry.get("forward"),
+                "keeps": _keeps(entry, path, faults),
                 "vacation": entry.get("vacation"),
                 "limits": sending(entry, f"{path}: ", faults),
                 "path": path,
@@ -199,6 +201,17 @@ def _secret(entry, path, facts, faults):
     return {"password": password}
 
 
+def _keeps(entry, path, faults):
+    keeps = entry.get("keep_copy", True)
+    if not isinstance(keeps, bool):
+        faults.append(f"{path}: keep_copy: {show(keeps)} is neither true nor false")
+    elif not keeps and entry.get("forward") is None:
+        faults.append(f"{path}: keep_copy: its mail would go nowhere; name a forward")
+    elif not keeps and entry.get("vacation") is not None:
+        faults.append(f"{path}: keep_copy: without a copy vacation answers nothing; remove one")
+    return keeps
+
+
 def _send_as(entry, path, domains, faults):
     senders = entry.get("send_as", [])
     if not isinstance(senders, list):
@@ -227,6 +240,7 @@ def aliases(settings, domains, moved, accounts, faults):
     given = settings.get("aliases") or None
     given = mapping(given, "mailsrv:aliases", faults, "hold aliases and targets")
     mailboxes = dict.fromkeys(account["address"] for account in accounts)
+    keeping = dict.fromkeys(account["address"] for account in accounts if account["keeps"])
     aliases, paths = {}, {}
     for key, targets in given.items():
         if isinstance(key, str) and "*" in key:
@@ -257,11 +271,11 @@ def aliases(settings, domains, moved, accounts, faults):
         targets = _targets(account["forward"], path, domains, faults)
         if own in map(names.base, targets):
             faults.append(f"{path}: leads back to {own}, which keeps its mail anyway; remove that")
-        aliases[own] = [own, *targets]
+        aliases[own] = [own, *targets] if account["keeps"] else targets
         paths[own] = path
     for alias, targets in aliases.items():
         path = paths[alias]
-        if alias in mailboxes and alias not in targets:
+        if alias in keeping and alias not in targets:
             faults.append(
                 f"{path}: is an account, which would get nothing any more; add {alias} to the "
                 "targets to keep a copy, or remove one of them"
@@ -274,8 +288,8 @@ def aliases(settings, domains, moved, accounts, faults):
                 )
     for domain in domains if mailboxes else ():
         # To somebody of the domain itself, else to the first account of all.
-        ours = (mailbox for mailbox in mailboxes if mailbox.endswith(f"@{domain}"))
-        keeper = next(ours, next(iter(mailboxes)))
+        ours = (mailbox for mailbox in keeping if mailbox.endswith(f"@{domain}"))
+        keeper = next(ours, next(iter(keeping or mailboxes)))
         for role in ROLES if domain not in moved else ():
             if f"{role}@{domain}" not in mailboxes:
                 aliases.setdefault(f"{role}@{domain}", [keeper])
@@ -291,7 +305,7 @@ def aliases(settings, domains, moved, accounts, faults):
             if domain == new:
                 aliases.setdefault(f"{local}@{old}", [name] if local else aliases[name])
     return {
-        alias: _resolve(alias, aliases, mailboxes, faults)
+        alias: _resolve(alias, aliases, keeping, faults)
         for alias in sorted(aliases, key=lambda alias: alias.startswith("@"))
     }
 

@@ -23,12 +23,13 @@ def mark(subject, key):
 def users(model):
     """
     The accounts that messages may go to, the best one first. One that forwards would send them out,
-    too; in the name of one that is blocked, nobody sends.
+    too, or keep none; in the name of one that is blocked, nobody sends.
     """
-    return sorted(
-        (a["address"] for a in model["accounts"] if a["address"] not in model["blocked"]),
-        key=model["aliases"].__contains__,
-    )
+    aliases = model["aliases"]
+    keeping = [
+        name for a in model["accounts"] if (name := a["address"]) in aliases.get(name, [name])
+    ]
+    return sorted((n for n in keeping if n not in model["blocked"]), key=aliases.__contains__)
 
 
 def heads(fetched):
