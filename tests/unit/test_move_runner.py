@@ -155,3 +155,19 @@ def test_an_account_that_nobody_could_copy_is_named_before_it_begins(machines):
     assert machines.asked == []
     machines.phase = {MX1: "gone", MX2: "here"}
     assert "stopped" not in move()
+
+
+def test_a_folder_that_cannot_be_copied_is_named_before_it_begins(machines):
+    machines.answers[MX1, "moving.unfit"] = {"eva@example.org": ["x%2Fy", "q%41"]}
+    stopped = move()["stopped"]
+    assert stopped.startswith("eva@example.org: q%41; eva@example.org: x%2Fy: no name with a %")
+    assert machines.asked == [(MX1, "moving.unfit")]
+    machines.phase = {MX1: "gone", MX2: "here"}
+    assert "stopped" not in move()
+
+
+def test_one_that_comes_while_it_is_copied_ends_the_copy(machines, monkeypatch):
+    monkeypatch.setattr(mailsrv._Move, "_copy", COPY)
+    machines.answers[MX1, "moving.unfit"] = [{}, {"eva@example.org": ["x%2Fy"]}]
+    assert move()["stopped"].startswith("eva@example.org: x%2Fy: no name with a % is copied")
+    assert machines.phase == {MX1: "here", MX2: "waiting"}
