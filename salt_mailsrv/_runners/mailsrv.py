@@ -335,6 +335,8 @@ class _Move:
             kwarg = {"wait": True} if function.endswith("pillar") else None
             _sound(_ask(both, function, kwarg=kwarg), {"machines": {}}, f"{function} failed")
         self._look()
+        if self._there_is("waiting"):
+            self._can_be_copied()
         if test:
             return
         self._apply(both, "state.highstate")
@@ -458,8 +460,19 @@ class _Move:
             )
         return f"{self._domain} is on {self._here} as before; mend that and run it again"
 
+    def _can_be_copied(self):
+        """Each folder has a name that dsync carries."""
+        found = self._one(self._here, "moving.unfit", self._domain)
+        names = [f"{user}: {folder}" for user, folders in found.items() for folder in folders]
+        if names:
+            raise _Red(
+                f"{'; '.join(sorted(names)[:5])}: no name with a % is copied; rename the folder, "
+                "in a mail client or by doveadm mailbox rename"
+            )
+
     def _copy(self):
         """Copy what is not there yet; returns the seconds."""
+        self._can_be_copied()
         _progress(f"copying {self._domain}")
         host = self._found[self._here]["host"]
         both = [self._here, self._there]

@@ -3,12 +3,13 @@
 import json
 
 import stock
+from lab import STANDS_FOR
 from server import CHECKOUT
 from wire import until
 
 SALT = "/opt/salt-mailsrv/bin"
 # Which server of stock.py has a Salt for that release.
-MADE_BY = {"bookworm": "one", "trixie": "two"}
+MADE_BY = {STANDS_FOR.get(suite, suite): name for name, (suite, *_) in stock.RECIPES.items()}
 
 UNIT = f"""[Service]
 ExecStart={SALT}/salt-{{daemon}}

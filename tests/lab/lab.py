@@ -35,6 +35,10 @@ NUMBERS = {"mx.elsewhere.example": 100, "mail.one.example": 101, "mail.two.examp
 NUMBERS["mail.bsd.example"] = 99
 # Large receivers whom the self-check asks for: in the lab, nobody takes their mail (RFC 7505).
 RECEIVERS = ("gmail.com", "outlook.com", "icloud.com", "gmx.net")
+# What runs where a test names a release: by trixie=forky, all that is said of 13 is tried on 14.
+STANDS_FOR = dict(
+    pair.split("=") for pair in os.environ.get("MAILSRV_LAB_RELEASES", "").split(",") if pair
+)
 LOCK = Path(f"/run/lock/{NAME}")
 CHECKOUT = Path(__file__).resolve().parents[2]
 BUNDLE_NAMES = ("PIP_CERT", "SSL_CERT_FILE")
@@ -88,7 +92,7 @@ class Lab:
     def machine(self, suite, fqdn, disk=None):
         """A fresh machine of that Debian suite, booted; or a copy of one that was kept there."""
         kind = Shaped if suite == "freebsd" else Machine
-        return kind(self, suite, fqdn, disk)
+        return kind(self, STANDS_FOR.get(suite, suite), fqdn, disk)
 
     def name_server(self, address):
         """One more `wire.NameServer`. Where two serve a zone, the resolver asks the first."""

@@ -1,6 +1,6 @@
 """
 A domain moves from a mail machine on Debian 12 to one on Debian 13 while mail arrives and a user is
-at work; the first run is killed at its worst moment.
+at work; the first run is killed at its worst moment. Other pairs: see docs/testing.md.
 """
 
 import collections
@@ -180,6 +180,10 @@ def test_a_domain_moves_under_load_though_the_first_run_is_killed(pair):
             imap.store("1", "+FLAGS", "\\Deleted")
             imap.expunge()
             imap.close()
+        imap.create("50%2F")
+        said = move(pair, "test=True")["stopped"]
+        assert said.startswith(f"{MIA}: 50%2F: no name with a % is copied; rename the folder")
+        imap.rename("50%2F", "Half")
     with old.managesieve(MIA) as sieve:
         sieve.put("mine", SCRIPT)
     before = known_by(old, MIA)

@@ -161,3 +161,19 @@ def test_an_address_is_no_domain_and_nobody_is_asked(machines):
     told = mailsrv.move("eva@example.org", **{"from": MX1, "to": MX2})
     assert told["stopped"].startswith("eva@example.org is an address, and its domain has one MX")
     assert (told["retcode"], machines.asked) == (1, [])
+
+
+def test_a_folder_that_cannot_be_copied_is_named_before_it_begins(machines):
+    machines.answers[MX1, "moving.unfit"] = {"eva@example.org": ["x%2Fy", "q%41"]}
+    stopped = move()["stopped"]
+    assert stopped.startswith("eva@example.org: q%41; eva@example.org: x%2Fy: no name with a %")
+    assert machines.asked == [(MX1, "moving.unfit")]
+    machines.phase = {MX1: "gone", MX2: "here"}
+    assert "stopped" not in move()
+
+
+def test_one_that_comes_while_it_is_copied_ends_the_copy(machines, monkeypatch):
+    monkeypatch.setattr(mailsrv._Move, "_copy", COPY)
+    machines.answers[MX1, "moving.unfit"] = [{}, {"eva@example.org": ["x%2Fy"]}]
+    assert move()["stopped"].startswith("eva@example.org: x%2Fy: no name with a % is copied")
+    assert machines.phase == {MX1: "here", MX2: "waiting"}
