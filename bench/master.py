@@ -174,7 +174,8 @@ def simulated(bench, name, number, begun):
         machine = bench.machines[name]
         machine.install_checkout(CHECKOUT)
         machine.run(f"{SALT}/python {SWARM_PY} record {record} {RUN}")
-    play = f"ulimit -n $(cat /proc/sys/fs/nr_open); exec {SALT}/python {SWARM_PY} play {record} {number}"
+    play = f"{SALT}/python {SWARM_PY} play {record} {number}"
+    play = f"ulimit -n $(cat /proc/sys/fs/nr_open); exec {play}"  # each of them has 20 files open
     found = {}
     with swarm.start(play) as process:
         try:
