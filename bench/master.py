@@ -175,7 +175,7 @@ def simulated(bench, name, number, begun):
         machine.install_checkout(CHECKOUT)
         machine.run(f"{SALT}/python {SWARM_PY} record {record} {RUN}")
     play = f"{SALT}/python {SWARM_PY} play {record} {number}"
-    play = f"ulimit -n $(cat /proc/sys/fs/nr_open); exec {play}"  # each of them has 20 files open
+    play = f"ulimit -n $(ulimit -H -n); exec {play}"  # each of them has 19 files open
     found = {}
     with swarm.start(play) as process:
         try:
