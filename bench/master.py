@@ -1,6 +1,7 @@
 """What a fleet costs its Salt master: real minions, then as many simulated ones as it carries.
 
     sudo bench/run --master --suite bookworm 10 100 500
+    sudo bench/run --master 300 --batch 10 --batch 50 --splay 600
 
 The master, a mail machine and a satellite are machines of the lab. A run that changes nothing is
 recorded on each, and played to the master by minions without a machine, see swarm.py. The master
@@ -13,7 +14,11 @@ import re
 import statistics
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from functools import partial
+from hashlib import sha256
+from pathlib import Path
 
 import stock
 from compare import row, say
@@ -24,7 +29,10 @@ from server import CHECKOUT
 from wire import until
 
 MAIL, WEB, MASTER, SWARM = (f"{name}.fleet.example" for name in ("mail", "web", "salt", "swarm"))
+# Lists of files are kept as by Salt's default, other than by Fleet: who finds none that is fresh
+# makes one, and all others wait for it in whole seconds.
 OPTIONS = {"auto_accept": True, "worker_threads": 5, "timeout": 60, "gather_job_timeout": 60}
+OPTIONS["fileserver_list_cache_time"] = 20
 FILES = "[Service]\nLimitNOFILE=100000\n"
 SWARM_PY = f"{CHECKOUT}/bench/swarm.py"
 RUN = "state.highstate"
@@ -65,12 +73,37 @@ class Bench:
             ping = partial(self.fleet.salt, name, "test.ping", timeout=5)
             until(ping, 90, f"{name} does not answer")
 
-    def spend(self, *command):
-        """Run `salt COMMAND`: seconds of time, of the master's CPU, and who answered."""
-        cpu, start = self.master.cpu(), time.monotonic()
-        ran = self.master.run([f"{SALT}/salt", "--out=json", *command], check=False, timeout=7200)
-        spent = time.monotonic() - start, self.master.cpu() - cpu
-        return *spent, set(re.findall(r'^    "(\S+)": ', ran.stdout, re.MULTILINE))
+    def spend(self, *command, awaited=None):
+        """
+        Run `salt COMMAND`: seconds of time, of the master's CPU, who answered, and the octets of
+        memory that the master had at most. With `--async`, so many answers are `awaited` in so many
+        seconds.
+        """
+        with ThreadPoolExecutor(1) as pool:
+            cpu, start = self.master.cpu(), time.monotonic()
+            ran = pool.submit(self._answered, command, awaited)
+            most = self.master.memory()
+            while wait([ran], 2).not_done:
+                most = max(most, self.master.memory())
+            spent = time.monotonic() - start, self.master.cpu() - cpu
+        return *spent, ran.result(), most
+
+    def _answered(self, command, awaited):
+        command = [f"{SALT}/salt", "--out=json", *command]
+        said = self.master.run(command, check=False, timeout=7200).stdout
+        if not awaited:
+            # Beside it, batches print retcode and jid; who did not answer has a sentence there.
+            return set(re.findall(r'^    "(\S+)": (?:\{|true)', said, re.MULTILINE))
+        number, seconds = awaited
+        digest = sha256(said.split()[-1].encode()).hexdigest()
+        job = Path(f"{self.master.root}/var/cache/salt/master/jobs", digest[:2], digest[2:])
+
+        def returned():
+            return {path.parent.name for path in job.glob("*/return.p")}
+
+        with suppress(TimeoutError):
+            until(lambda: len(returned()) == number, seconds, "not all of them have answered")
+        return returned()
 
     def settled(self):
         """No one works at a job any more, and the master rests."""
@@ -99,7 +132,7 @@ def real(bench, rounds):
         for _ in range(rounds):
             for function, measured in costs.items():
                 there = bench.machines[name].cpu()
-                seconds, cpu, answered = bench.spend(name, function)
+                seconds, cpu, answered, _ = bench.spend(name, function)
                 assert answered == {name}
                 measured.append((seconds, cpu, bench.machines[name].cpu() - there))
         medians = {
@@ -122,11 +155,18 @@ def real_table(found):
     return "\n".join(lines)
 
 
-def simulated(bench, name, number, batch):
-    """
-    What a run of so many minions like this one costs: seconds of time, of the master's CPU, how
-    many have answered, and the octets of memory that the master has then.
-    """
+def ways(batches, splay):
+    """By what it is called, how a run is begun: the arguments of `Bench.spend`."""
+    found = {"": (["sim*", RUN], 0)}
+    for batch in batches:
+        found[f", {batch} at a time"] = ["--batch-size", str(batch), "sim*", RUN], 0
+    if splay:
+        found[f", within {splay} s"] = ["--async", "sim*", RUN, f"splay={splay}"], splay + 900
+    return found
+
+
+def simulated(bench, name, number, begun):
+    """What a run of so many minions like this one costs, begun in each of these ways."""
     swarm = bench.machines[SWARM]
     record = f"/root/.cache/pip/run-of-{name}"  # the lab's machines share this directory
     if name not in bench.recorded:
@@ -134,18 +174,20 @@ def simulated(bench, name, number, batch):
         machine = bench.machines[name]
         machine.install_checkout(CHECKOUT)
         machine.run(f"{SALT}/python {SWARM_PY} record {record} {RUN}")
-    play = f"ulimit -n $(ulimit -H -n); exec {SALT}/python {SWARM_PY} play {record} {number}"
+    play = f"{SALT}/python {SWARM_PY} play {record} {number}"
+    play = f"ulimit -n $(ulimit -H -n); exec {play}"  # each of them has 19 files open
+    found = {}
     with swarm.start(play) as process:
         try:
             assert process.stdout.readline().strip() == "all there"
-            bench.settled()
-            options = ["--batch-size", str(batch)] if batch else []
-            seconds, cpu, answered = bench.spend(*options, "sim*", RUN)
-            memory = bench.master.memory()
+            for way, (command, seconds) in begun.items():
+                bench.settled()
+                say(what := f"{number} like {name.split('.')[0]}{way}")
+                found[what] = bench.spend(*command, awaited=seconds and (number, seconds))
         finally:
             swarm.run("pkill -f '[s]warm.py' || true")
     bench.master.run(f"{SALT}/salt-key -yd 'sim*'")
-    return seconds, cpu, len(answered), memory
+    return found
 
 
 def simulated_table(found):
@@ -153,8 +195,9 @@ def simulated_table(found):
     lines = ["| minions | answered | time | CPU of the master, each | its memory |"]
     lines.append("| --- | --- | --- | --- | --- |")
     for what, (seconds, cpu, answered, memory) in found.items():
-        cells = f"{seconds:.0f} s", f"{cpu / answered:.2f} s", f"{memory / 1e6:.0f} MB"
-        lines.append(row(what, str(answered), *cells))
+        each = f"{cpu / len(answered):.2f} s" if answered else ""
+        cells = str(len(answered)), f"{seconds:.0f} s", each, f"{memory / 1e6:.0f} MB"
+        lines.append(row(what, *cells))
     return "\n".join(lines)
 
 
@@ -162,7 +205,10 @@ def main():
     parser = argparse.ArgumentParser(prog="bench/run --master", description=__doc__.split("\n")[0])
     parser.add_argument("--suite", default="trixie", help="the Debian release, default: trixie")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each real minion")
-    parser.add_argument("--batch", type=int, default=0, help="how many at a time, default: all")
+    parser.add_argument(
+        "--batch", type=int, action="append", default=[], help="so many at a time, too"
+    )
+    parser.add_argument("--splay", type=int, default=0, help="spread over so many seconds, too")
     parser.add_argument("number", type=int, nargs="*", default=[10, 100, 300])
     options = parser.parse_args()
     if why := missing():
@@ -174,9 +220,7 @@ def main():
         many = {}
         for name in (MAIL, WEB):
             for number in options.number:
-                what = f"{number} like {name.split('.')[0]}"
-                say(what)
-                many[what] = simulated(bench, name, number, options.batch)
+                many |= simulated(bench, name, number, ways(options.batch, options.splay))
     print(real_table(found), "", simulated_table(many), sep="\n")
 
 

@@ -6,13 +6,15 @@
 It runs by the Python of a Salt that has a minion's configuration, and is real to the master: each
 of them has a key, is subscribed, gets the jobs, fetches the pillar and asks after each file as the
 real one did, in the same time or as fast as this machine can, and returns what that one returned.
-Only the states are not run.
+Only the states are not run. With splay=SECONDS each begins at some time within these, as minions do
+by their schedule.
 """
 
 import asyncio
 import fnmatch
 import os
 import pickle
+import random
 import sys
 import time
 
@@ -66,8 +68,8 @@ class Minion:
         """A job was published: work at it beside what else is asked."""
         load = payload["load"]
         meant = load["tgt"]
-        if isinstance(meant, str) and load.get("tgt_type", "glob") == "glob":
-            meant = [meant]
+        if isinstance(meant, str):
+            meant = meant.split(",") if load.get("tgt_type") == "list" else [meant]
         if any(fnmatch.fnmatchcase(self.name, one) for one in meant):
             self.task = asyncio.ensure_future(self.work(load))
 
@@ -77,6 +79,8 @@ class Minion:
             answer["return"] = self.running.get(load["arg"][0], {})
         elif load["fun"] == "state.highstate":
             self.running[load["jid"]] = {"jid": load["jid"], "fun": load["fun"]}
+            splay = [arg["splay"] for arg in load["arg"] if isinstance(arg, dict)]
+            await asyncio.sleep(random.uniform(0, *splay) if splay else 0)
             answer = await self.play()
             del self.running[load["jid"]]
         told = {"fun": load["fun"], "fun_args": load["arg"], "jid": load["jid"]}
