@@ -440,13 +440,13 @@ def test_a_reboot_brings_everything_back(two):
 
 
 # The package's first start, before its spool exists; our own tests of old TLS, of a full mailbox,
-# of a spam filter or a Dovecot that is down, of a host that is not there or restarts; Dovecot's
-# words for a stop and for a reload.
+# of a spam filter or a Dovecot that is down, of a host that is not there or restarts, of more mail at
+# once than a mailbox takes; Dovecot's words for a stop and for a reload.
 EXPECTED = (
     "purge_task: opendir|unsupported protocol|no shared cipher|unexpected message|Quota exceeded"
     "|421 server internal error|Connection closed unexpectedly|silent.example|No route to host"
     "|Dovecot: |Dovecot has gone away|mailbox is full|unexpected eof while reading"
-    "|Killed with signal 15|SIGHUP received - reloading"
+    "|Killed with signal 15|SIGHUP received - reloading|Other deliveries to this mailbox take"
 )
 
 

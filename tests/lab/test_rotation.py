@@ -138,6 +138,7 @@ def joins(rotation, **dkim):
         assert rotation.run(**dkim) == (set(), [])
     finally:
         server.pillar = before
+        del server.accounts[NEW]
 
 
 def signed_as(rotation):
