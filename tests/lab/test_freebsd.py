@@ -124,6 +124,10 @@ def test_rspamd_signs_and_looks_at_what_comes_in(bsd, lab, sink):
         # Its workers live on, and keep its port.
         bsd.machine.run(f"service cron stop; kill -9 {running(bsd, 'rspamd')}")
         assert bsd.highstate().keys() == {"mailsrv-rspamd-service"}
+        # As one does that starts beside it, and ends.
+        bsd.machine.run(f": >{bsd.facts['rspamd']['pidfile']}")
+        assert bsd.highstate().keys() == {"mailsrv-rspamd-service"}
+        assert bsd.faults() == {}
         bsd.machine.run("service cron start")
     assert not running(bsd, "rspamd")
     assert running(bsd, "dkimproxy_out")

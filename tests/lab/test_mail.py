@@ -439,9 +439,9 @@ def test_a_reboot_brings_everything_back(two):
     assert two.faults() == {}
 
 
-# The package's first start, before its spool exists; our own tests of old TLS, of a full mailbox,
-# of a spam filter or a Dovecot that is down, of a host that is not there or restarts, of more mail at
-# once than a mailbox takes; Dovecot's words for a stop and for a reload.
+# The package's first start, before its spool exists; our own tests of old TLS, a full mailbox, a
+# spam filter or a Dovecot that is down, a host that is not there or restarts, and more mail at once
+# than a mailbox takes; Dovecot's words for a stop and for a reload.
 EXPECTED = (
     "purge_task: opendir|unsupported protocol|no shared cipher|unexpected message|Quota exceeded"
     "|421 server internal error|Connection closed unexpectedly|silent.example|No route to host"
