@@ -185,9 +185,8 @@ def fetch(domain, host, certificate, port=moving.PORT):
             _all_empty(new, move["peer"], facts)
             _note(facts, domain, {"copied": [*move["copied"], *new]})
         at = (directory, str(host), str(port))
-        with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
-            said = pool.map(lambda name: _copy(name, at, facts), move["accounts"])
-            failed = {n: why for n, why in zip(move["accounts"], said, strict=True) if why}
+        said = _of_each(move["accounts"], lambda name: _copy(name, at, facts))
+        failed = {name: why for name, why in said.items() if why}
         subprocess.run(_carry("end", *at), stdin=subprocess.DEVNULL, capture_output=True)
     result = {"mailboxes": len(move["accounts"]), "seconds": round(time.monotonic() - began, 1)}
     if failed:
@@ -223,8 +222,7 @@ def figures(domain):
         lines = sorted(line.replace("\\Recent", "").replace(" ", "") for line in messages)
         return hashlib.sha256("\n".join([*sorted(folders), *lines]).encode()).hexdigest()[:16]
 
-    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
-        return dict(zip(move["accounts"], pool.map(digest, move["accounts"]), strict=True))
+    return _of_each(move["accounts"], digest)
 
 
 def unfit(domain):
@@ -252,9 +250,7 @@ def unfit(domain):
         listed = _run([facts["dovecot"]["doveadm"], "mailbox", "list", "-u", name], check=False)
         return [waiting.shown(folder) for folder in listed.splitlines() if "%" in folder]
 
-    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
-        found = zip(move["accounts"], pool.map(folders, move["accounts"]), strict=True)
-        return {name: names for name, names in found if names}
+    return {name: listed for name, listed in _of_each(move["accounts"], folders).items() if listed}
 
 
 def answer(domain, hostname, certificate=""):
@@ -468,6 +464,12 @@ def hand_on():
 def _known():
     known = Here(__salt__, __context__, __opts__, __grains__, __pillar__)
     return valid(*known.read()), known.facts()
+
+
+def _of_each(accounts, ask):
+    """By account what it says, of some at a time."""
+    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+        return dict(zip(accounts, pool.map(ask, accounts), strict=True))
 
 
 def _move(model, domain, way=None, *phases):
