@@ -164,6 +164,11 @@ def test_a_faulty_keep_copy_is_named_with_its_cure(ann, sentence):
     assert read(having(**ann))[1] == [f"accounts:{ANN}: keep_copy: {sentence}"]
 
 
+def test_a_forward_back_to_who_keeps_no_copy_is_named():
+    fault = f"accounts:{ANN}: forward: leads back to {ANN}, without keep_copy; remove that"
+    assert read(having(forward=[AWAY, ANN], keep_copy=False))[1][0] == fault
+
+
 def test_two_who_keep_nothing_for_each_other_are_a_loop():
     accounts = {
         one: {"password": "hunter2", "forward": other, "keep_copy": False}

@@ -270,7 +270,8 @@ def aliases(settings, domains, moved, accounts, faults):
             continue
         targets = _targets(account["forward"], path, domains, faults)
         if own in map(names.base, targets):
-            faults.append(f"{path}: leads back to {own}, which keeps its mail anyway; remove that")
+            why = ", which keeps its mail anyway" if account["keeps"] else ", without keep_copy"
+            faults.append(f"{path}: leads back to {own}{why}; remove that")
         aliases[own] = [own, *targets] if account["keeps"] else targets
         paths[own] = path
     for alias, targets in aliases.items():
