@@ -124,8 +124,10 @@ def test_rspamd_signs_and_looks_at_what_comes_in(bsd, lab, sink):
         # Its workers live on, and keep its port.
         bsd.machine.run(f"service cron stop; kill -9 {running(bsd, 'rspamd')}")
         assert bsd.highstate().keys() == {"mailsrv-rspamd-service"}
-        # As one does that starts beside it, and ends.
-        bsd.machine.run(f": >{bsd.facts['rspamd']['pidfile']}")
+        # One that starts beside it writes the pidfile, and ends.
+        command = "/usr/local/bin/rspamd -c /usr/local/etc/rspamd/rspamd.conf -u rspamd -g rspamd"
+        bsd.machine.run(command)
+        until(lambda: not running(bsd, "rspamd"), 60, "the second one does not end")
         assert bsd.highstate().keys() == {"mailsrv-rspamd-service"}
         assert bsd.faults() == {}
         bsd.machine.run("service cron start")

@@ -16,10 +16,10 @@ mailsrv-rspamd-packages:
     - pkgs: {{ facts.rspamd.packages | json }}
     - install_recommends: False
 {{- comes_back("rspamd", facts) }}
-{#- The workers of one that was killed live on and keep its port, as does one whose pidfile was lost,
-    and each new one ended at once. #}
+{#- The workers of one that was killed live on and keep its port, as does one whose pidfile a second
+    one has written, and each new one ended at once. With a title or without, but no rc.d/rspamd. #}
 {{- lets_go("rspamd", facts, [
-  "start_precmd='[ -n \"$rc_pid\" ] || ! pkill -KILL -f \"^rspamd: \" || sleep 1'",
+  "start_precmd='[ -n \"$rc_pid\" ] || ! pkill -KILL -f \"^(rspamd: |/usr/local/bin/rspamd )\" || sleep 1'",
 ]) }}
 {%- if model.dkim.signer == "rspamd" %}
 
